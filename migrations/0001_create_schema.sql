@@ -56,7 +56,6 @@ CREATE TABLE stripe_identity.verification_sessions (
     births                      text NOT NULL DEFAULT '',       -- own: which event told what is fixed at birth
     redacted                    boolean NOT NULL DEFAULT false, -- own: the tombstone; nothing personal may stand
     hidden                      boolean NOT NULL DEFAULT false, -- own: an unknown redaction word; not in the views
-    suspect                     boolean NOT NULL DEFAULT false, -- own: an event of this session is in quarantine
     CONSTRAINT redacted_holds_nothing CHECK (NOT redacted OR (metadata IS NULL AND last_error_reason IS NULL))
 ) WITH (fillfactor = 80);
 -- A hash holds references of any length; all that is asked of them is equality.
@@ -88,13 +87,12 @@ CREATE TABLE stripe_identity.status_transitions (
 -- The rule of twins: one row for each change, however many events tell it.
 CREATE UNIQUE INDEX status_transitions_twin ON stripe_identity.status_transitions (twin);
 -- One session's history in its order.
-CREATE INDEX status_transitions_history ON stripe_identity.status_transitions (session_id, occurred_at, rank, event_id) INCLUDE (status);
+CREATE INDEX status_transitions_history ON stripe_identity.status_transitions (session_id, occurred_at, rank, coalesce(event_id, ''));
 -- All sessions by time, and by commit for those who follow along.
 CREATE INDEX status_transitions_occurred ON stripe_identity.status_transitions (occurred_at);
 CREATE INDEX status_transitions_xid ON stripe_identity.status_transitions (xid, id);
 CREATE INDEX status_transitions_failures ON stripe_identity.status_transitions
     (date_bin('1 hour', occurred_at, timestamptz '2000-01-01 00:00:00+00'))
-    INCLUDE (account, livemode, type)
     WHERE event_type = 'identity.verification_session.requires_input';
 
 CREATE TABLE stripe_identity.verified_outputs (
@@ -209,17 +207,16 @@ WHERE s.status = 'verified' AND s.redaction_status IS NULL AND NOT s.redacted AN
 -- One row for each person, as the application knows them.
 CREATE VIEW stripe_identity.subject_status WITH (security_invoker = true) AS
 SELECT s.account, s.livemode, s.client_reference_id,
-       (array_agg(s.status ORDER BY s.redacted,
-           CASE s.status WHEN 'verified' THEN 1 WHEN 'processing' THEN 2 WHEN 'requires_input' THEN 3 WHEN 'canceled' THEN 4 ELSE 5 END,
-           s.last_event_created_at DESC NULLS LAST, s.id DESC))[1] AS best_status,
-       (array_agg(s.id ORDER BY s.redacted,
-           CASE s.status WHEN 'verified' THEN 1 WHEN 'processing' THEN 2 WHEN 'requires_input' THEN 3 WHEN 'canceled' THEN 4 ELSE 5 END,
-           s.last_event_created_at DESC NULLS LAST, s.id DESC))[1] AS best_session_id,
+       (array_agg(s.status ORDER BY r.rank, s.redacted, s.created_at DESC NULLS LAST, s.id DESC))[1] AS best_status,
+       (array_agg(s.id ORDER BY r.rank, s.redacted, s.created_at DESC NULLS LAST, s.id DESC))[1] AS best_session_id,
        (array_agg(s.id ORDER BY s.created_at DESC NULLS LAST, s.id DESC))[1] AS newest_session_id,
        (array_agg(s.status ORDER BY s.created_at DESC NULLS LAST, s.id DESC))[1] AS newest_status,
        count(*) AS sessions,
        sum(f.failures)::bigint AS failures
 FROM stripe_identity.verification_sessions s
+CROSS JOIN LATERAL (
+    SELECT CASE s.status WHEN 'verified' THEN 1 WHEN 'processing' THEN 2 WHEN 'requires_input' THEN 3 WHEN 'canceled' THEN 4 ELSE 5 END AS rank
+) r
 CROSS JOIN LATERAL (
     SELECT count(*) AS failures
     FROM stripe_identity.status_transitions t

@@ -1,0 +1,93 @@
+package repo
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"webhookd/migrations"
+)
+
+// Health is what the last look at the database found.
+type Health struct {
+	Up     bool
+	Schema int64 // version; zero while unknown
+	// Ready says that a sufficient schema was seen since the start. A database
+	// that goes away later does not take it back: every replica would lose its
+	// traffic at once, and Stripe's retries are the better queue.
+	Ready bool
+	Err   error // in our own words; nil while up and sufficient
+}
+
+// Watch looks at the database every 2 seconds, and every 15 seconds counts
+// what its gauges show, until ctx ends. See keeps the last result.
+func (s *Store) Watch(ctx context.Context, health *atomic.Pointer[Health]) {
+	const every, gauges = 2 * time.Second, 15 * time.Second
+	s.metrics.required.Set(float64(migrations.Version()))
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	var counted time.Time
+	ready := false
+	for {
+		h := s.check(ctx)
+		h.Ready = ready || h.Up && h.Err == nil
+		ready = h.Ready
+		health.Store(&h)
+		if h.Up && h.Err == nil && time.Since(counted) >= gauges {
+			if s.count(ctx) == nil {
+				counted = time.Now()
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+func (s *Store) check(ctx context.Context) Health {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	var h Health
+	err := s.pool.QueryRow(ctx, `
+SELECT coalesce(max(version_id), 0) FROM stripe_identity.schema_migrations WHERE is_applied`).Scan(&h.Schema)
+	switch _, code := blameFor(err); {
+	case err == nil:
+		h.Up = true
+	case code == "42P01" || code == "3F000":
+		h.Up = true // it answers, but has no schema
+	}
+	if required := migrations.Version(); h.Up && h.Schema < required {
+		h.Err = fmt.Errorf("schema is at version %d, this build needs %d: run webhookd migrate up", h.Schema, required)
+	} else if err != nil {
+		h.Err = plain("check database", err)
+	}
+	up := 0.0
+	if h.Up {
+		up = 1
+		s.metrics.schema.Set(float64(h.Schema))
+	}
+	s.metrics.up.Set(up)
+	return h
+}
+
+// count refreshes the gauges that are the same from every replica.
+func (s *Store) count(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	var quarantined, refresh, thin int64
+	err := s.pool.QueryRow(ctx, `
+SELECT (SELECT count(*) FROM stripe_identity.quarantined_events WHERE resolved_at IS NULL),
+       (SELECT count(*) FROM stripe_identity.verification_sessions WHERE needs_refresh),
+       (SELECT count(*) FROM stripe_identity.events WHERE type LIKE 'v1.%' AND resolved_at IS NULL)`).
+		Scan(&quarantined, &refresh, &thin)
+	if err != nil {
+		return plain("count", err)
+	}
+	s.metrics.quarantined.Set(float64(quarantined))
+	s.metrics.needRefresh.Set(float64(refresh))
+	s.metrics.thinPending.Set(float64(thin))
+	return nil
+}

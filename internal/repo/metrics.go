@@ -1,0 +1,81 @@
+package repo
+
+import (
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+type metrics struct {
+	commitDuration prometheus.Histogram
+	commitEvents   prometheus.Histogram
+	queueLength    prometheus.Gauge
+	rejected       prometheus.Counter
+	up             prometheus.Gauge
+	schema         prometheus.Gauge
+	required       prometheus.Gauge
+	quarantined    prometheus.Gauge
+	needRefresh    prometheus.Gauge
+	thinPending    prometheus.Gauge
+}
+
+func newMetrics(reg prometheus.Registerer, pool *pgxpool.Pool) *metrics {
+	gauge := func(name, help string) prometheus.Gauge {
+		return prometheus.NewGauge(prometheus.GaugeOpts{Name: name, Help: help})
+	}
+	m := &metrics{
+		commitDuration: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "webhookd_commit_duration_seconds",
+			Help:    "Time from BEGIN to the answer to COMMIT.",
+			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5},
+		}),
+		commitEvents: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "webhookd_commit_events",
+			Help:    "Events in one commit.",
+			Buckets: prometheus.ExponentialBuckets(1, 2, 11),
+		}),
+		queueLength: gauge("webhookd_queue_length", "Events that wait for a committer."),
+		rejected: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "webhookd_rejected_batches_total",
+			Help: "Batches that PostgreSQL refused because of one event, and that were split.",
+		}),
+		up:          gauge("webhookd_database_up", "1 if the database answered the last check."),
+		schema:      gauge("webhookd_schema_version", "Version of the schema that the database has."),
+		required:    gauge("webhookd_schema_required", "Version of the schema that this build needs."),
+		quarantined: gauge("webhookd_quarantined_events", "Events in quarantine that are not resolved; the same from every replica."),
+		needRefresh: gauge("webhookd_sessions_needing_refresh", "Sessions whose state the events leave open; the same from every replica."),
+		thinPending: gauge("webhookd_thin_events_pending", "Thin events whose content is not known yet; the same from every replica."),
+	}
+	if reg != nil {
+		reg.MustRegister(m.commitDuration, m.commitEvents, m.queueLength, m.rejected, m.up, m.schema, m.required,
+			m.quarantined, m.needRefresh, m.thinPending, poolCollector{pool})
+	}
+	return m
+}
+
+// poolCollector reads pgxpool's own statistics at each scrape.
+type poolCollector struct{ pool *pgxpool.Pool }
+
+var (
+	poolConnections = prometheus.NewDesc("webhookd_pool_connections", "Connections to the database by state.", []string{"state"}, nil)
+	poolMax         = prometheus.NewDesc("webhookd_pool_max_connections", "Most connections to the database.", nil, nil)
+	poolWaits       = prometheus.NewDesc("webhookd_pool_waits_total", "Times that somebody had to wait for a connection.", nil, nil)
+	poolWaited      = prometheus.NewDesc("webhookd_pool_wait_seconds_total", "Time spent waiting for a connection.", nil, nil)
+)
+
+// Describe implements [prometheus.Collector].
+func (poolCollector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{poolConnections, poolMax, poolWaits, poolWaited} {
+		ch <- d
+	}
+}
+
+// Collect implements [prometheus.Collector].
+func (c poolCollector) Collect(ch chan<- prometheus.Metric) {
+	s := c.pool.Stat()
+	for state, n := range map[string]int32{"idle": s.IdleConns(), "acquired": s.AcquiredConns(), "connecting": s.ConstructingConns()} {
+		ch <- prometheus.MustNewConstMetric(poolConnections, prometheus.GaugeValue, float64(n), state)
+	}
+	ch <- prometheus.MustNewConstMetric(poolMax, prometheus.GaugeValue, float64(s.MaxConns()))
+	ch <- prometheus.MustNewConstMetric(poolWaits, prometheus.CounterValue, float64(s.EmptyAcquireCount()))
+	ch <- prometheus.MustNewConstMetric(poolWaited, prometheus.CounterValue, s.EmptyAcquireWaitTime().Seconds())
+}

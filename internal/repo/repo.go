@@ -1,0 +1,178 @@
+// Package repo keeps the truth in PostgreSQL: it records events once, and
+// knows what stands of a session.
+//
+// Every write takes the same road. One statement makes and locks the rows of
+// the sessions concerned, in the order of their ids; the statements after it
+// see everything that was committed before the lock was had; [events.Standing]
+// decides; one more round trip writes and commits. Because nobody decides
+// before it holds the lock, two replicas agree, and a redaction wins over every
+// writer, whether that one comes before it, after it or at the same time.
+//
+// What PostgreSQL refuses because of an event's own content (SQLSTATE class
+// 22, 23, 54) puts that event into quarantine. Deadlocks and serialization
+// failures are tried again. Any other error is ours: nothing is recorded, and
+// the caller tells Stripe to try again.
+package repo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"webhookd/internal/events"
+)
+
+// Options configure a [Store]. Only URL is required.
+type Options struct {
+	// URL is a PostgreSQL connection string (pgx syntax).
+	URL string
+	// CurrentURL, if set, is asked for the URL of every new connection, so
+	// that a rolled password is taken up without a restart.
+	CurrentURL func() string
+	// Notify sends NOTIFY stripe_identity with each commit that adds transitions.
+	Notify bool
+	// NoOutputs says that verified outputs are neither stored nor wanted.
+	NoOutputs bool
+	// LockTimeout is how long an event waits for a session that somebody else
+	// holds. Default 2 s.
+	LockTimeout time.Duration
+	// Registry takes the store's metrics; nil for none.
+	Registry prometheus.Registerer
+}
+
+// Store is the database. It is safe for concurrent use.
+type Store struct {
+	pool    *pgxpool.Pool
+	opt     Options
+	metrics *metrics
+}
+
+// Open prepares a store. It does not need the database to be there: a delivery
+// that finds it away is answered with 503, not with a crash.
+func Open(ctx context.Context, o Options) (*Store, error) {
+	cfg, err := pgxpool.ParseConfig(o.URL)
+	if err != nil {
+		return nil, fmt.Errorf("database URL: %w", err)
+	}
+	if cfg.ConnConfig.RuntimeParams["application_name"] == "" {
+		cfg.ConnConfig.RuntimeParams["application_name"] = "webhookd"
+	}
+	if cfg.ConnConfig.ConnectTimeout == 0 {
+		cfg.ConnConfig.ConnectTimeout = 5 * time.Second
+	}
+	if o.CurrentURL != nil {
+		cfg.BeforeConnect = func(_ context.Context, c *pgx.ConnConfig) error {
+			now, err := pgx.ParseConfig(o.CurrentURL())
+			if err != nil {
+				return fmt.Errorf("database URL: %w", err)
+			}
+			c.Host, c.Port, c.User, c.Password, c.Database = now.Host, now.Port, now.User, now.Password, now.Database
+			c.TLSConfig, c.Fallbacks = now.TLSConfig, now.Fallbacks
+			return nil
+		}
+	}
+	if o.LockTimeout == 0 {
+		o.LockTimeout = 2 * time.Second
+	}
+	pool, err := pgxpool.NewWithConfig(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("database pool: %w", err)
+	}
+	s := &Store{pool: pool, opt: o, metrics: newMetrics(o.Registry, pool)}
+	return s, nil
+}
+
+// Close ends all connections; it waits for those in use.
+func (s *Store) Close() { s.pool.Close() }
+
+// The SQLSTATE codes on which the store acts.
+const (
+	serializationFailure = "40001"
+	deadlockDetected     = "40P01"
+	uniqueViolation      = "23505"
+	lockNotAvailable     = "55P03"
+)
+
+// blame says whose fault an error of PostgreSQL's is.
+type blame uint8
+
+const (
+	ours      blame = iota // schema, grants, disk, network: nothing is recorded
+	theEvents              // the content of one event
+	chance                 // two transactions met: try again
+	someones               // somebody else holds the row
+)
+
+func blameFor(err error) (blame, string) {
+	var pg *pgconn.PgError
+	if !errors.As(err, &pg) {
+		return ours, ""
+	}
+	switch pg.Code {
+	case serializationFailure, deadlockDetected:
+		return chance, pg.Code
+	case lockNotAvailable:
+		return someones, pg.Code
+	case uniqueViolation:
+		// One event id under two sessions at once: the next try sees it.
+		return chance, pg.Code
+	}
+	switch pg.Code[:2] {
+	case "22", "23", "54":
+		return theEvents, pg.Code
+	}
+	return ours, pg.Code
+}
+
+// databaseError is an error of PostgreSQL's in our own words: its message,
+// detail and parameters may quote somebody's data and stay behind.
+type databaseError struct {
+	code, table, constraint string
+	cause                   error // reachable by errors.Is only for contexts
+}
+
+func (e *databaseError) Error() string {
+	var b strings.Builder
+	b.WriteString("SQLSTATE " + e.code)
+	if e.table != "" {
+		b.WriteString(", table " + e.table)
+	}
+	if e.constraint != "" {
+		b.WriteString(", constraint " + e.constraint)
+	}
+	return b.String()
+}
+
+func (e *databaseError) Unwrap() error { return e.cause }
+
+// plain puts an error into words that may be logged.
+func plain(doing string, err error) error {
+	if err == nil {
+		return nil
+	}
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) {
+		e := &databaseError{code: pg.Code, table: pg.TableName, constraint: pg.ConstraintName}
+		if pg.Code == lockNotAvailable {
+			e.cause = events.ErrLocked
+		}
+		return fmt.Errorf("%s: %w", doing, e)
+	}
+	for _, ended := range []error{context.DeadlineExceeded, context.Canceled} {
+		if errors.Is(err, ended) {
+			return fmt.Errorf("%s: %w", doing, ended)
+		}
+	}
+	var connect *pgconn.ConnectError
+	if errors.As(err, &connect) {
+		return fmt.Errorf("%s: no connection to the database", doing)
+	}
+	return fmt.Errorf("%s: lost the connection to the database", doing)
+}
