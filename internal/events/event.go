@@ -220,6 +220,33 @@ func (o *Outputs) Dob() *time.Time {
 	return &t
 }
 
+// Only is a copy with the fields that wants names; nil wants all. A field that
+// webhookd does not know goes with all only.
+func (o Outputs) Only(wants func(field string) bool) Outputs {
+	if wants == nil {
+		return o
+	}
+	for field, texts := range map[string][]*Text{
+		"first_name": {&o.FirstName}, "last_name": {&o.LastName}, "id_number": {&o.IDNumber}, "id_number_type": {&o.IDNumberType},
+		"address": {&o.Line1, &o.Line2, &o.City, &o.State, &o.PostalCode, &o.Country},
+		"email":   {&o.Email}, "phone": {&o.Phone}, "sex": {&o.Sex},
+		"unparsed_place_of_birth": {&o.UnparsedPlaceOfBirth}, "unparsed_sex": {&o.UnparsedSex},
+	} {
+		if !wants(field) {
+			for _, t := range texts {
+				*t = Text{}
+			}
+		}
+	}
+	if !wants("dob") {
+		o.DobDay, o.DobMonth, o.DobYear = nil, nil, nil
+	}
+	if !wants("extra") {
+		o.Extra = nil
+	}
+	return o
+}
+
 // Details is provided_details: what the person typed in.
 type Details struct {
 	Email, Phone Text

@@ -38,6 +38,9 @@ type Options struct {
 	CurrentURL func() string
 	// Notify sends NOTIFY stripe_identity with each commit that adds transitions.
 	Notify bool
+	// Outputs says which fields of verified outputs are stored, by their names in
+	// Stripe's API; nil means all.
+	Outputs func(field string) bool
 	// NoOutputs says that verified outputs are neither stored nor wanted.
 	NoOutputs bool
 	// LockTimeout is how long an event waits for a session that somebody else

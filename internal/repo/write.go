@@ -133,7 +133,7 @@ func (s *Store) write(ctx context.Context, conn *pgx.Conn, w *writes) error {
 	w.queueEvents(b)
 	w.queueTransitions(b)
 	w.queueSessions(b)
-	w.queueOutputs(b)
+	w.queueOutputs(b, s.opt.Outputs)
 	w.queueQuarantine(b)
 	if len(w.gone) > 0 {
 		for _, sql := range sqlErase {
@@ -247,10 +247,10 @@ func (w *writes) queueSessions(b *pgx.Batch) {
 	}
 }
 
-func (w *writes) queueOutputs(b *pgx.Batch) {
+func (w *writes) queueOutputs(b *pgx.Batch, wants func(string) bool) {
 	for _, id := range slices.Sorted(maps.Keys(w.outputs)) {
 		e := w.outputs[id]
-		o, key, twin := e.Session.Outputs, e.Key(), e.Twin()
+		o, key, twin := e.Session.Outputs.Only(wants), e.Key(), e.Twin()
 		if w.isGone(id) {
 			continue
 		}

@@ -1,0 +1,161 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"text/template"
+
+	"github.com/spf13/cobra"
+
+	"webhookd/internal/pgdev"
+	"webhookd/internal/repo"
+)
+
+func newDevCommand() *cobra.Command {
+	var reset bool
+	dev := &cobra.Command{
+		Use:   "dev",
+		Short: "Everything on this machine, no configuration",
+		Long: `Starts a private PostgreSQL (kept in .webhookd/), migrates it, serves on
+127.0.0.1:8080 and :9090 with a secret of its own, and prints what to try next.
+Ctrl-C stops all of it. What WEBHOOKD_ variables say (but for the database)
+counts here too.`,
+		Example: "  webhookd dev\n  webhookd dev --reset   # forget everything first",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return runDev(cmd.Context(), reset, cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	dev.Flags().BoolVar(&reset, "reset", false, "remove the database of an earlier run first")
+	return dev
+}
+
+func runDev(ctx context.Context, reset bool, stdout, stderr io.Writer) (err error) {
+	folder := filepath.Dir(devFile)
+	if err := os.MkdirAll(folder, 0o755); err != nil {
+		return fmt.Errorf("make %s: %w", folder, err)
+	}
+	secret, err := devSecret(reset)
+	if err != nil {
+		return err
+	}
+	data := filepath.Join(folder, "postgres")
+	if reset {
+		if err := pgdev.Reset(ctx, data); err != nil {
+			return err
+		}
+	}
+	server, err := pgdev.Start(ctx, pgdev.Options{Dir: data, Log: stderr})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, server.Stop(context.WithoutCancel(ctx))) }()
+	url := server.URL("webhookd")
+
+	cfg, err := LoadConfig(needDatabase|needMigrateDatabase|needSecrets, func(e *environment) {
+		e.DatabaseURL.force(url)
+		e.MigrateDatabaseURL.force(url)
+		switch own := "dev=" + secret; {
+		case e.StripeWebhookSecretsFile.set:
+			secret = "" // of theirs, only they know which trigger should use
+		case e.StripeWebhookSecrets.set:
+			e.StripeWebhookSecrets.force(e.StripeWebhookSecrets.text + "," + own)
+		default:
+			e.StripeWebhookSecrets.force(own)
+		}
+		e.ListenAddr.preset("127.0.0.1:8080")
+		e.AdminAddr.preset("127.0.0.1:9090")
+		e.DrainDelay.preset("0s")
+		e.LogFormat.preset("console")
+		e.LogLevel.preset("debug")
+	})
+	if err != nil {
+		return err
+	}
+	if _, err := repo.Migrate(ctx, url); err != nil {
+		return err
+	}
+	log := newLogger(stderr, cfg.LogLevel, cfg.LogFormat)
+	return serve(ctx, cfg, log, func(at addresses) error {
+		t := target{
+			URL:         "http://" + dialable(at.public) + cfg.WebhookPath,
+			Secret:      secret,
+			DatabaseURL: url,
+			MetricsURL:  "http://" + dialable(at.admin) + "/metrics",
+		}
+		if err := writeDevFile(t); err != nil {
+			return err
+		}
+		return devGreeting.Execute(stdout, struct {
+			target
+			Self, Postgres, Dir string
+		}{t, os.Args[0], server.Version(), server.Dir()})
+	})
+}
+
+// dialable is an address as a client on this machine says it.
+func dialable(a net.Addr) string {
+	host, port, err := net.SplitHostPort(a.String())
+	if ip := net.ParseIP(host); err == nil && ip.IsUnspecified() {
+		return net.JoinHostPort("127.0.0.1", port)
+	}
+	return a.String()
+}
+
+// devSecret is the secret of the last run, so that what was printed stays
+// true, or a new one.
+func devSecret(reset bool) (string, error) {
+	last, err := readDevFile()
+	switch {
+	case err == nil && last.Secret != "" && !reset:
+		return last.Secret, nil
+	case err != nil && !errors.Is(err, os.ErrNotExist) && !reset:
+		return "", err
+	}
+	return "whsec_dev" + rand.Text(), nil
+}
+
+func writeDevFile(t target) error {
+	text, err := json.MarshalIndent(t, "", "  ")
+	if err != nil {
+		return fmt.Errorf("write %s: %w", devFile, err)
+	}
+	next := devFile + ".new"
+	if err := os.WriteFile(next, append(text, '\n'), 0o600); err != nil {
+		return fmt.Errorf("write %s: %w", devFile, err)
+	}
+	if err := os.Rename(next, devFile); err != nil {
+		return fmt.Errorf("write %s: %w", devFile, err)
+	}
+	return nil
+}
+
+var devGreeting = template.Must(template.New("dev").Parse(`
+webhookd is ready. Ctrl-C stops it and its PostgreSQL {{.Postgres}} (data in {{.Dir}}).
+
+  endpoint   {{.URL}}
+  secret     {{or .Secret "(what WEBHOOKD_STRIPE_WEBHOOK_SECRETS_FILE holds)"}}
+  metrics    {{.MetricsURL}}
+  database   {{.DatabaseURL}}
+
+Try, in another terminal, in this folder:
+
+  {{.Self}} trigger story                                    a person is verified
+  {{.Self}} trigger requires_input --code document_expired   a check fails
+  {{.Self}} trigger story redacted                           verified, then erased
+  psql '{{.DatabaseURL}}' -c 'TABLE stripe_identity.verification_timeline'
+  curl -s {{.MetricsURL}} | grep verification_failures_total | grep -v ' 0$'
+
+With real events of your Stripe sandbox (Stripe's CLI; its secret in place of ours):
+
+  export WEBHOOKD_STRIPE_WEBHOOK_SECRETS=$(stripe listen --print-secret)
+  stripe listen --forward-to {{.URL}}
+
+`))

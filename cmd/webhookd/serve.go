@@ -1,0 +1,198 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"runtime"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+
+	"webhookd/internal/events"
+	"webhookd/internal/receiver"
+	"webhookd/internal/repo"
+	"webhookd/internal/signature"
+	"webhookd/migrations"
+)
+
+func newServeCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "serve",
+		Short: "Takes deliveries: the service",
+		Long: `Takes deliveries of Stripe's on LISTEN_ADDR and answers 2xx once they are
+committed; serves /metrics, /livez and /readyz on ADMIN_ADDR.
+
+It needs a database whose schema 'webhookd migrate up' has made, and one signing
+secret of the endpoint (Stripe's Dashboard shows it). README lists every variable.
+
+SIGTERM: /readyz turns false, deliveries are taken for DRAIN_DELAY more, then
+the listeners close and what was taken is answered.`,
+		Example: `  export WEBHOOKD_DATABASE_URL=postgres://webhookd@db.internal/webhookd
+  export WEBHOOKD_STRIPE_WEBHOOK_SECRETS_FILE=/run/secrets/stripe
+  webhookd migrate up && webhookd serve`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := LoadConfig(needDatabase | needSecrets)
+			if err != nil {
+				return err
+			}
+			log := newLogger(cmd.ErrOrStderr(), cfg.LogLevel, cfg.LogFormat)
+			return serve(cmd.Context(), cfg, log, func(addresses) error { return nil })
+		},
+	}
+}
+
+// addresses is where a service listens.
+type addresses struct{ public, admin net.Addr }
+
+// serve runs the service until ctx ends and what was taken is answered. ready
+// is called once both listeners are open; its error ends the service.
+func serve(ctx context.Context, cfg *Config, log *zap.Logger, ready func(addresses) error) (err error) {
+	for _, warning := range cfg.Warnings {
+		log.Warn("configuration", zap.String("warning", warning))
+	}
+	reg := prometheus.NewRegistry()
+	observeProcess(reg)
+
+	var rcv *receiver.Receiver
+	var verifier atomic.Pointer[signature.Verifier]
+	verifier.Store(cfg.Verifier)
+	secrets := newSecretWatcher(cfg, reg, log, func(c Credentials) {
+		verifier.Store(c.Verifier)
+		rcv.ExpectSecrets(secretNames(c.Secrets)...)
+		log.Info("secrets changed", zap.Strings("webhook_secrets", secretNames(c.Secrets)))
+	})
+	store, err := repo.Open(ctx, repo.Options{
+		URL:        string(cfg.DatabaseURL),
+		CurrentURL: func() string { return string(secrets.Current().DatabaseURL) },
+		Notify:     cfg.Notify,
+		Outputs:    cfg.OutputFields.Wants,
+		NoOutputs:  !cfg.OutputFields.All && len(cfg.OutputFields.Names) == 0,
+		Registry:   reg,
+	})
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	rcv, err = receiver.New(receiver.Options{
+		Store: store, Verifier: verifier.Load, Path: cfg.WebhookPath, Livemode: cfg.Livemode.mode(),
+		MaxBodyBytes: cfg.MaxBodyBytes, DeliveryTimeout: cfg.DeliveryTimeout, Log: log, Registry: reg,
+	})
+	if err != nil {
+		return err
+	}
+	rcv.ExpectSecrets(secretNames(cfg.Secrets)...)
+
+	// Both are open before anything serves: a port that is taken is told at once.
+	public, err := net.Listen("tcp", cfg.ListenAddr)
+	if err != nil {
+		return fmt.Errorf("listen on WEBHOOKD_LISTEN_ADDR: %w", err)
+	}
+	defer func() { _ = public.Close() }() // the server has closed it, if it ever ran
+	private, err := net.Listen("tcp", cfg.AdminAddr)
+	if err != nil {
+		return fmt.Errorf("listen on WEBHOOKD_ADMIN_ADDR: %w", err)
+	}
+	defer func() { _ = private.Close() }()
+
+	state := &condition{}
+	server := receiver.NewServer(rcv, cfg.DeliveryTimeout, log)
+	admin := newAdminServer(reg, state, log)
+
+	// Work that ends with the last answer, not with the signal.
+	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopWork()
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return served(server.Serve(public)) })
+	group.Go(func() error { return served(admin.Serve(private)) })
+	group.Go(func() error { store.Watch(work, &state.health); return nil })
+	group.Go(func() error { return secrets.Run(work, secretsInterval) })
+	log.Info("serving", zap.Stringer("listen", public.Addr()), zap.Stringer("admin", private.Addr()),
+		zap.String("path", cfg.WebhookPath), zap.Strings("webhook_secrets", secretNames(cfg.Secrets)))
+	sayWhatIsOff(log, cfg)
+	if err := ready(addresses{public.Addr(), private.Addr()}); err != nil {
+		stopWork()
+		return errors.Join(err, server.Close(), admin.Close(), group.Wait())
+	}
+	group.Go(func() error {
+		<-ctx.Done()
+		defer stopWork()
+		return drain(context.WithoutCancel(ctx), cfg, log, state, rcv, server, admin)
+	})
+	return group.Wait()
+}
+
+// drain ends a service without losing a delivery: balancers are told first,
+// then the listeners close, then what was taken is answered.
+func drain(ctx context.Context, cfg *Config, log *zap.Logger, state *condition, rcv *receiver.Receiver, server, admin *http.Server) error {
+	log.Info("draining", zap.Duration("for", cfg.DrainDelay))
+	state.draining.Store(true)
+	rcv.Drain()
+	time.Sleep(cfg.DrainDelay)
+	rcv.Close()
+	ctx, cancel := context.WithTimeout(ctx, cfg.ShutdownTimeout)
+	defer cancel()
+	err := server.Shutdown(ctx)
+	rcv.Close() // flushes what the log left out since
+	if err != nil {
+		err = fmt.Errorf("deliveries were still open after WEBHOOKD_SHUTDOWN_TIMEOUT: %w", errors.Join(err, server.Close()))
+	}
+	log.Info("stopped")
+	return errors.Join(err, admin.Close())
+}
+
+func served(err error) error {
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return fmt.Errorf("serve: %w", err)
+}
+
+func secretNames(secrets []signature.Secret) []string {
+	names := make([]string, len(secrets))
+	for i, s := range secrets {
+		names[i] = s.Name()
+	}
+	return names
+}
+
+// mode is the only mode whose events are taken; ModeUnknown takes both.
+func (l Livemode) mode() events.Mode {
+	switch {
+	case !l.Takes(false):
+		return events.ModeLive
+	case !l.Takes(true):
+		return events.ModeTest
+	}
+	return events.ModeUnknown
+}
+
+func sayWhatIsOff(log *zap.Logger, cfg *Config) {
+	for _, live := range []bool{true, false} {
+		if _, ok := cfg.APIKeys[live]; !ok && cfg.Livemode.Takes(live) {
+			log.Info("no API key for this mode: outputs, refresh and reconcile are off for it", zap.Bool("livemode", live))
+		}
+	}
+}
+
+func observeProcess(reg prometheus.Registerer) {
+	release, commit := buildVersion()
+	info := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "webhookd_build_info", Help: "Always 1; the labels tell what runs.",
+		ConstLabels: prometheus.Labels{
+			"version": release, "commit": commit, "go": runtime.Version(),
+			"schema": strconv.FormatInt(migrations.Version(), 10),
+		},
+	})
+	info.Set(1)
+	reg.MustRegister(info, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+}

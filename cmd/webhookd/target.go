@@ -1,0 +1,127 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"net/url"
+	"os"
+	"time"
+
+	"webhookd/internal/scenario"
+	"webhookd/internal/signature"
+)
+
+// delivered is one answer. Its Outcome is the code of a problem if it was refused.
+type delivered struct {
+	Status  int     `json:"status"`
+	Outcome string  `json:"outcome"`
+	Detail  string  `json:"detail,omitempty"`
+	Event   string  `json:"event"`
+	Type    string  `json:"type"`
+	Session string  `json:"session"`
+	Millis  float64 `json:"ms"`
+}
+
+// devFile is where dev says how to reach it, for its owner's eyes only.
+const devFile = ".webhookd/dev.json"
+
+// target is an endpoint, as it stands in devFile.
+type target struct {
+	URL         string `json:"url"`
+	Secret      string `json:"secret"`
+	DatabaseURL string `json:"database_url"`
+	MetricsURL  string `json:"metrics_url"`
+}
+
+// readDevFile returns what the dev command of this folder wrote; the error is
+// fs.ErrNotExist if there was none.
+func readDevFile() (dev target, err error) {
+	text, err := os.ReadFile(devFile)
+	if err != nil {
+		return target{}, err
+	}
+	if err := json.Unmarshal(text, &dev); err != nil {
+		return target{}, fmt.Errorf("read %s: %w", devFile, err)
+	}
+	return dev, nil
+}
+
+// complete fills from devFile what the flags do not say.
+func (t *target) complete() error {
+	if t.URL == "" || t.Secret == "" {
+		dev, err := readDevFile()
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			return usagef("no endpoint is known: run 'webhookd dev' in this folder, or give --url and --secret")
+		case err != nil:
+			return usagef("%w", err)
+		}
+		if t.URL == "" {
+			t.URL, t.DatabaseURL = dev.URL, dev.DatabaseURL
+		}
+		t.Secret = cmp.Or(t.Secret, dev.Secret)
+	}
+	if _, err := parseHTTPURL(t.URL); err != nil {
+		return usagef("--url %w", err)
+	}
+	if _, err := signature.NewSecret("", t.Secret, false); err != nil {
+		return usagef("--secret: %w", err)
+	}
+	return nil
+}
+
+// database is the database behind the endpoint as a word to a shell, a
+// variable if it is not known or has a password in it.
+func (t *target) database() string {
+	u, err := url.Parse(t.DatabaseURL)
+	if err != nil || t.DatabaseURL == "" {
+		return `"$DATABASE_URL"`
+	}
+	if _, secret := u.User.Password(); secret {
+		return `"$DATABASE_URL"`
+	}
+	return quoted(t.DatabaseURL)
+}
+
+// deliver is one attempt, like Stripe's: redirects are answers.
+func (t *target) deliver(ctx context.Context, e scenario.Event, header string) (delivered, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, t.URL, bytes.NewReader(e.Body))
+	if err != nil {
+		return delivered{}, fmt.Errorf("deliver %s: %w", e.ID, err)
+	}
+	req.Header.Set("Content-Type", "application/json; charset=utf-8")
+	req.Header.Set("User-Agent", "Stripe/1.0 (+https://stripe.com/docs/webhooks)")
+	req.Header.Set("Stripe-Signature", header)
+	client := http.Client{
+		Timeout:       30 * time.Second,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	start := time.Now()
+	resp, err := client.Do(req)
+	switch {
+	case ctx.Err() != nil:
+		return delivered{}, fmt.Errorf("deliver %s: %w", e.ID, ctx.Err())
+	case err != nil:
+		return delivered{}, fmt.Errorf("deliver %s: %w (is 'webhookd dev' or 'webhookd serve' running?)", e.ID, err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
+	if err != nil {
+		return delivered{}, fmt.Errorf("deliver %s: read answer: %w", e.ID, err)
+	}
+	took := time.Since(start)
+
+	var answer struct{ Outcome, Code, Detail string }
+	_ = json.Unmarshal(text, &answer) // another program may stand there, and its status says enough
+	return delivered{
+		Status: resp.StatusCode, Outcome: cmp.Or(answer.Outcome, answer.Code), Detail: answer.Detail,
+		Event: e.ID, Type: e.Type, Session: e.SessionID, Millis: float64(took.Microseconds()) / 1000,
+	}, nil
+}
