@@ -75,9 +75,10 @@ func serve(ctx context.Context, cfg *Config, log *zap.Logger, ready func(address
 		URL:        string(cfg.DatabaseURL),
 		CurrentURL: func() string { return string(secrets.Current().DatabaseURL) },
 		Notify:     cfg.Notify,
-		Outputs:    cfg.OutputFields.Wants,
-		NoOutputs:  !cfg.OutputFields.All && len(cfg.OutputFields.Names) == 0,
-		Registry:   reg,
+		Committers: cfg.Committers, BatchMax: cfg.BatchMax, QueueLength: cfg.QueueLength, CommitTimeout: cfg.DeliveryTimeout,
+		Outputs:   cfg.OutputFields.Wants,
+		NoOutputs: !cfg.OutputFields.All && len(cfg.OutputFields.Names) == 0,
+		Registry:  reg,
 	})
 	if err != nil {
 		return err

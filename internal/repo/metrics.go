@@ -8,7 +8,6 @@ import (
 type metrics struct {
 	commitDuration prometheus.Histogram
 	commitEvents   prometheus.Histogram
-	queueLength    prometheus.Gauge
 	rejected       prometheus.Counter
 	up             prometheus.Gauge
 	schema         prometheus.Gauge
@@ -18,7 +17,7 @@ type metrics struct {
 	thinPending    prometheus.Gauge
 }
 
-func newMetrics(reg prometheus.Registerer, pool *pgxpool.Pool) *metrics {
+func newMetrics(reg prometheus.Registerer, pool *pgxpool.Pool, waiting func() float64) *metrics {
 	gauge := func(name, help string) prometheus.Gauge {
 		return prometheus.NewGauge(prometheus.GaugeOpts{Name: name, Help: help})
 	}
@@ -33,7 +32,6 @@ func newMetrics(reg prometheus.Registerer, pool *pgxpool.Pool) *metrics {
 			Help:    "Events in one commit.",
 			Buckets: prometheus.ExponentialBuckets(1, 2, 11),
 		}),
-		queueLength: gauge("webhookd_queue_length", "Events that wait for a committer."),
 		rejected: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "webhookd_rejected_batches_total",
 			Help: "Batches that PostgreSQL refused because of one event, and that were split.",
@@ -46,8 +44,11 @@ func newMetrics(reg prometheus.Registerer, pool *pgxpool.Pool) *metrics {
 		thinPending: gauge("webhookd_thin_events_pending", "Thin events whose content is not known yet; the same from every replica."),
 	}
 	if reg != nil {
-		reg.MustRegister(m.commitDuration, m.commitEvents, m.queueLength, m.rejected, m.up, m.schema, m.required,
-			m.quarantined, m.needRefresh, m.thinPending, poolCollector{pool})
+		reg.MustRegister(m.commitDuration, m.commitEvents, m.rejected, m.up, m.schema, m.required,
+			m.quarantined, m.needRefresh, m.thinPending, poolCollector{pool},
+			prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+				Name: "webhookd_queue_length", Help: "Events that wait for a committer.",
+			}, waiting))
 	}
 	return m
 }

@@ -50,8 +50,8 @@ func MigrateFrom(ctx context.Context, url string, files fs.FS) (taken []Migratio
 			// Without it the lock would go with the connection, a moment later.
 			_, _ = conn.ExecContext(context.WithoutCancel(ctx), "SELECT pg_advisory_unlock($1)", int64(migrationLock))
 		}()
-		if _, err := conn.ExecContext(ctx, "CREATE SCHEMA IF NOT EXISTS stripe_identity"); err != nil {
-			return plain("create schema stripe_identity", err)
+		if err := createSchema(ctx, conn); err != nil {
+			return err
 		}
 		results, err := p.Up(ctx)
 		if err != nil {
@@ -63,6 +63,22 @@ func MigrateFrom(ctx context.Context, url string, files fs.FS) (taken []Migratio
 		return nil
 	})
 	return taken, err
+}
+
+// createSchema asks first: IF NOT EXISTS wants the right to create schemas
+// also where there is nothing to create.
+func createSchema(ctx context.Context, conn *sql.Conn) error {
+	var there bool
+	if err := conn.QueryRowContext(ctx, "SELECT to_regnamespace('stripe_identity') IS NOT NULL").Scan(&there); err != nil {
+		return plain("look for schema stripe_identity", err)
+	}
+	if there {
+		return nil
+	}
+	if _, err := conn.ExecContext(ctx, "CREATE SCHEMA stripe_identity"); err != nil {
+		return plain("create schema stripe_identity", err)
+	}
+	return nil
 }
 
 // MigrationStatus lists every step that this build knows.

@@ -160,7 +160,8 @@ func thin(e *events.Event) *events.Event {
 func TestRowsEqualTheModelInAnyOrder(t *testing.T) {
 	t.Parallel()
 	url := pgtest.Database(t)
-	replicas := []*repo.Store{open(t, url), open(t, url)}
+	committers := func(o *repo.Options) { o.Committers = 4 }
+	replicas := []*repo.Store{open(t, url, committers), open(t, url, committers)}
 	rapid.Check(t, func(rt *rapid.T) {
 		truncate(t, url)
 		h := drawHistory(rt, "")
@@ -192,7 +193,7 @@ func deliver(tb testing.TB, replicas []*repo.Store, h history, seed uint64) {
 	rng.Shuffle(len(todo), func(i, j int) { todo[i], todo[j] = todo[j], todo[i] })
 	work := make(chan func(*repo.Store) error)
 	var wg sync.WaitGroup
-	for w := range 4 {
+	for w := range 24 {
 		wg.Go(func() {
 			for do := range work {
 				if err := do(replicas[w%len(replicas)]); err != nil {

@@ -15,10 +15,12 @@
 package repo
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -46,15 +48,26 @@ type Options struct {
 	// LockTimeout is how long an event waits for a session that somebody else
 	// holds. Default 2 s.
 	LockTimeout time.Duration
+	// Committers is how many batches are committed at the same time. Default 2.
+	Committers int
+	// BatchMax is the most events in a batch. Default 256.
+	BatchMax int
+	// QueueLength is how many events may wait for a committer. Default 4096.
+	QueueLength int
+	// CommitTimeout is how long one batch may take. Default 10 s.
+	CommitTimeout time.Duration
 	// Registry takes the store's metrics; nil for none.
 	Registry prometheus.Registerer
 }
 
 // Store is the database. It is safe for concurrent use.
 type Store struct {
-	pool    *pgxpool.Pool
-	opt     Options
-	metrics *metrics
+	pool       *pgxpool.Pool
+	opt        Options
+	metrics    *metrics
+	queue      queue
+	lane       *lane
+	committers sync.WaitGroup
 }
 
 // Open prepares a store. It does not need the database to be there: a delivery
@@ -81,19 +94,26 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 			return nil
 		}
 	}
-	if o.LockTimeout == 0 {
-		o.LockTimeout = 2 * time.Second
+	o.LockTimeout = cmp.Or(o.LockTimeout, 2*time.Second)
+	o.CommitTimeout = cmp.Or(o.CommitTimeout, 10*time.Second)
+	o.Committers = cmp.Or(o.Committers, 2)
+	o.BatchMax = cmp.Or(o.BatchMax, 256)
+	o.QueueLength = cmp.Or(o.QueueLength, 4096)
+	if !strings.Contains(o.URL, "pool_max_conns") {
+		cfg.MaxConns = int32(o.Committers) + laneWorkers + 4 //nolint:gosec // a small number by configuration
 	}
 	pool, err := pgxpool.NewWithConfig(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("database pool: %w", err)
 	}
-	s := &Store{pool: pool, opt: o, metrics: newMetrics(o.Registry, pool)}
+	s := &Store{pool: pool, opt: o, queue: queue{ch: make(chan *order, o.QueueLength)}}
+	s.metrics = newMetrics(o.Registry, pool, func() float64 { return float64(len(s.queue.ch)) })
+	s.lane = newLane(s)
+	for range o.Committers {
+		s.committers.Go(s.commitLoop)
+	}
 	return s, nil
 }
-
-// Close ends all connections; it waits for those in use.
-func (s *Store) Close() { s.pool.Close() }
 
 // The SQLSTATE codes on which the store acts.
 const (
@@ -168,14 +188,15 @@ func plain(doing string, err error) error {
 		}
 		return fmt.Errorf("%s: %w", doing, e)
 	}
+	// Before the contexts: a connection has a deadline of its own.
+	var connect *pgconn.ConnectError
+	if errors.As(err, &connect) {
+		return fmt.Errorf("%s: no connection to the database", doing)
+	}
 	for _, ended := range []error{context.DeadlineExceeded, context.Canceled} {
 		if errors.Is(err, ended) {
 			return fmt.Errorf("%s: %w", doing, ended)
 		}
-	}
-	var connect *pgconn.ConnectError
-	if errors.As(err, &connect) {
-		return fmt.Errorf("%s: no connection to the database", doing)
 	}
 	return fmt.Errorf("%s: lost the connection to the database", doing)
 }

@@ -27,19 +27,32 @@ FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bool
 	sqlInsertTransitions = `
 INSERT INTO stripe_identity.status_transitions (
     event_id, session_id, account, livemode, type, event_type, status, error_code, error_reason,
-    verification_report_id, redaction_status, occurred_at, source, rank, twin, options)
+    verification_report_id, redaction_status, occurred_at, source, rank, twin, options, previous_status, previous_at)
 SELECT event_id, session_id, account, livemode, type, event_type, status, error_code, error_reason,
-       verification_report_id, redaction_status, occurred_at, source, rank, twin, options::jsonb
+       verification_report_id, redaction_status, occurred_at, source, rank, twin, options::jsonb, previous_status, previous_at
 FROM unnest($1::text[], $2::text[], $3::text[], $4::boolean[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[],
-            $10::text[], $11::text[], $12::timestamptz[], $13::text[], $14::smallint[], $15::bytea[], $16::text[])
+            $10::text[], $11::text[], $12::timestamptz[], $13::text[], $14::smallint[], $15::bytea[], $16::text[],
+            $17::text[], $18::timestamptz[])
      AS t (event_id, session_id, account, livemode, type, event_type, status, error_code, error_reason,
-           verification_report_id, redaction_status, occurred_at, source, rank, twin, options)`
+           verification_report_id, redaction_status, occurred_at, source, rank, twin, options, previous_status, previous_at)`
 
 	// A twin with a smaller id takes the row over.
 	sqlReplaceTransition = `
 UPDATE stripe_identity.status_transitions
 SET event_id = $2, account = $3, livemode = $4, type = $5, error_reason = $6, options = $7::text::jsonb, source = $8
 WHERE id = $1`
+
+	// What came late, or moved, has new neighbours.
+	sqlRelink = `
+UPDATE stripe_identity.status_transitions t
+SET previous_status = p.status, previous_at = p.occurred_at
+FROM (
+    SELECT id, lag(status) OVER history AS status, lag(occurred_at) OVER history AS occurred_at
+    FROM stripe_identity.status_transitions
+    WHERE session_id = ANY ($1)
+    WINDOW history AS (PARTITION BY session_id ORDER BY occurred_at, rank, coalesce(event_id, ''))
+) p
+WHERE t.id = p.id AND (t.previous_status, t.previous_at) IS DISTINCT FROM (p.status, p.occurred_at)`
 
 	sqlUpdateSessions = `
 UPDATE stripe_identity.verification_sessions s
@@ -132,6 +145,7 @@ func (s *Store) write(ctx context.Context, conn *pgx.Conn, w *writes) error {
 	b := &pgx.Batch{}
 	w.queueEvents(b)
 	w.queueTransitions(b)
+	w.queueRelink(b)
 	w.queueSessions(b)
 	w.queueOutputs(b, s.opt.Outputs)
 	w.queueQuarantine(b)
@@ -183,13 +197,16 @@ func (w *writes) payload(e *events.Event) pgtype.Text {
 }
 
 func (w *writes) queueTransitions(b *pgx.Batch) {
-	var steps []*events.Step
+	var steps, before []*events.Step
 	var session []string
 	for _, s := range w.sessions {
 		for i := range s.Steps {
 			switch t := &s.Steps[i]; {
 			case t.Changed && t.Row == 0:
-				steps, session = append(steps, t), append(session, s.ID)
+				steps, session, before = append(steps, t), append(session, s.ID), append(before, nil)
+				if i > 0 {
+					before[len(before)-1] = &s.Steps[i-1]
+				}
 			case t.Changed:
 				b.Queue(sqlReplaceTransition, t.Row, t.ID, t.Account.Ptr(), t.Livemode.Ptr(), t.Session.Ptr(), t.Reason.Ptr(),
 					textOf(t.Options), t.Source)
@@ -204,14 +221,37 @@ func (w *writes) queueTransitions(b *pgx.Batch) {
 	eventType, status, code, reason := make([]string, n), make([]*string, n), make([]*string, n), make([]*string, n)
 	report, redaction, occurred := make([]*string, n), make([]*string, n), make([]time.Time, n)
 	source, rank, twin, options := make([]string, n), make([]int16, n), make([][]byte, n), make([]pgtype.Text, n)
+	previous, since := make([]*string, n), make([]*time.Time, n)
 	for i, t := range steps {
 		id[i], account[i], live[i], typ[i] = t.ID, t.Account.Ptr(), t.Livemode.Ptr(), t.Session.Ptr()
 		eventType[i], status[i], code[i], reason[i] = t.Type, nonEmpty(t.State.Status), nonEmpty(t.State.ErrorCode), t.Reason.Ptr()
 		report[i], redaction[i], occurred[i] = nonEmpty(t.State.ReportID), nonEmpty(t.State.Redaction), time.Unix(t.Second, 0)
 		source[i], rank[i], twin[i], options[i] = t.Source, int16(t.Rank), t.Twin[:], textOf(t.Options)
+		if p := before[i]; p != nil {
+			previous[i], since[i] = nonEmpty(p.State.Status), new(time.Unix(p.Second, 0))
+		}
 	}
 	b.Queue(sqlInsertTransitions, id, session, account, live, typ, eventType, status, code, reason, report, redaction,
-		occurred, source, rank, twin, options)
+		occurred, source, rank, twin, options, previous, since)
+}
+
+func (w *writes) queueRelink(b *pgx.Batch) {
+	var ids []string
+	for _, s := range w.sessions {
+		if !appended(s.Steps) {
+			ids = append(ids, s.ID)
+		}
+	}
+	if len(ids) > 0 {
+		b.Queue(sqlRelink, ids)
+	}
+}
+
+// appended reports whether all that changes in a history comes after what
+// stands: then no row that stands gets another predecessor.
+func appended(steps []events.Step) bool {
+	first := slices.IndexFunc(steps, func(t events.Step) bool { return t.Changed })
+	return first < 0 || !slices.ContainsFunc(steps[first:], func(t events.Step) bool { return t.Row != 0 })
 }
 
 func (w *writes) queueSessions(b *pgx.Batch) {

@@ -1,0 +1,228 @@
+package repo
+
+import (
+	"context"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"webhookd/internal/events"
+)
+
+// view is what stands, seen under the locks of its sessions.
+type view struct {
+	sessions    map[string]*events.Standing
+	bare        map[string]bool   // made by the lock, empty so far
+	wasGone     map[string]bool   // redacted before
+	known       map[string]bool   // event ids that stand in events
+	quarantined map[string]string // unresolved event ids, with the session that each concerns
+	waiting     map[string]bool   // event ids that a thin event waits for
+	outputs     map[string]events.Carrier
+	details     map[string]events.Carrier
+}
+
+const (
+	sqlLockTimeout = `SELECT set_config('lock_timeout', $1, true)`
+
+	// The condition that is never true makes the conflict a lock and nothing
+	// else. The ids come sorted, so that two batches cannot wait for each other.
+	sqlLock = `
+INSERT INTO stripe_identity.verification_sessions (id)
+SELECT id FROM unnest($1::text[]) AS id
+ON CONFLICT (id) DO UPDATE SET id = excluded.id WHERE false`
+
+	sqlSessions = `
+SELECT id, account, context, livemode, type, status, last_error_code, last_error_reason,
+       last_verification_report_id, client_reference_id, related_customer, related_customer_account,
+       related_person, related_person_account, verification_flow, options::text, metadata::text,
+       redaction_status, created_at, status_changed_at, last_event_id, last_event_created_at,
+       needs_refresh, outputs_wanted_since, births, redacted, hidden
+FROM stripe_identity.verification_sessions
+WHERE id = ANY ($1)`
+
+	sqlHistory = `
+SELECT id, coalesce(event_id, ''), session_id, occurred_at, rank, event_type, coalesce(status, ''),
+       coalesce(error_code, ''), coalesce(verification_report_id, ''), coalesce(redaction_status, ''), twin, type
+FROM stripe_identity.status_transitions
+WHERE session_id = ANY ($1)
+ORDER BY session_id, occurred_at, rank, coalesce(event_id, '')`
+
+	sqlSeen = `
+SELECT 'event' AS what, event_id, session_id FROM stripe_identity.events WHERE event_id = ANY ($2)
+UNION ALL
+SELECT CASE WHEN hides THEN 'hides' ELSE 'quarantined' END, event_id, coalesce(session_id, '')
+FROM stripe_identity.quarantined_events
+WHERE (event_id = ANY ($2) OR session_id = ANY ($1)) AND resolved_at IS NULL
+UNION ALL
+SELECT 'waiting', snapshot_event, session_id FROM stripe_identity.events
+WHERE snapshot_event = ANY ($2) AND type LIKE 'v1.%' AND resolved_at IS NULL`
+
+	sqlOutputsCarrier = `
+SELECT session_id, told_at, told_rank, coalesce(told_by, ''), told_twin
+FROM stripe_identity.verified_outputs WHERE session_id = ANY ($1)`
+
+	sqlDetailsCarrier = `
+SELECT session_id, told_at, told_rank, coalesce(told_by, ''), told_twin
+FROM stripe_identity.provided_details WHERE session_id = ANY ($1)`
+)
+
+// look locks the sessions and reads what stands, in one round trip.
+func look(ctx context.Context, conn *pgx.Conn, orders []*order, lockTimeout time.Duration) (*view, error) {
+	sessionIDs, eventIDs, carries := concerned(orders)
+	v := &view{
+		sessions: make(map[string]*events.Standing, len(sessionIDs)), bare: map[string]bool{}, wasGone: map[string]bool{},
+		known: map[string]bool{}, waiting: map[string]bool{},
+		quarantined: map[string]string{},
+		outputs:     map[string]events.Carrier{}, details: map[string]events.Carrier{},
+	}
+	b := &pgx.Batch{}
+	b.Queue("BEGIN ISOLATION LEVEL READ COMMITTED") // each statement sees what the lock waited for
+	b.Queue(sqlLockTimeout, strconv.FormatInt(lockTimeout.Milliseconds(), 10)).QueryRow(func(row pgx.Row) error { return row.Scan(nil) })
+	b.Queue(sqlLock, sessionIDs)
+	b.Queue(sqlSessions, sessionIDs).Query(v.readSessions)
+	b.Queue(sqlHistory, sessionIDs).Query(v.readHistory)
+	b.Queue(sqlSeen, sessionIDs, eventIDs).Query(v.readSeen)
+	if carries {
+		b.Queue(sqlOutputsCarrier, sessionIDs).Query(func(r pgx.Rows) error { return readCarriers(r, v.outputs) })
+		b.Queue(sqlDetailsCarrier, sessionIDs).Query(func(r pgx.Rows) error { return readCarriers(r, v.details) })
+	}
+	return v, conn.SendBatch(ctx, b).Close()
+}
+
+// concerned lists the sessions and events that orders name, each once, sorted.
+func concerned(orders []*order) (sessionIDs, eventIDs []string, carries bool) {
+	for _, o := range orders {
+		if id := o.session(); id != "" {
+			sessionIDs = append(sessionIDs, id)
+		}
+		if e := o.event; e != nil {
+			eventIDs = append(eventIDs, e.ID)
+			if e.SnapshotEvent.Has() {
+				eventIDs = append(eventIDs, e.SnapshotEvent.Value)
+			}
+			carries = carries || e.Session.Outputs != nil || e.Session.Details != nil
+		}
+	}
+	slices.Sort(sessionIDs)
+	slices.Sort(eventIDs)
+	return slices.Compact(sessionIDs), slices.Compact(eventIDs), carries
+}
+
+func (v *view) readSessions(rows pgx.Rows) error {
+	for rows.Next() {
+		var (
+			s                                                        events.Standing
+			account, context, typ, status, code, reason, report      *string
+			reference, customer, customerAccount, person, personAcct *string
+			flow, options, metadata, redaction, lastEvent            *string
+			created, changed, lastCreated, wanted                    *time.Time
+			live                                                     *bool
+			births                                                   string
+		)
+		err := rows.Scan(&s.ID, &account, &context, &live, &typ, &status, &code, &reason, &report, &reference,
+			&customer, &customerAccount, &person, &personAcct, &flow, &options, &metadata, &redaction,
+			&created, &changed, &lastEvent, &lastCreated, &s.NeedsRefresh, &wanted, &births,
+			&s.Redacted, &s.Hidden)
+		if err != nil {
+			return err
+		}
+		for dst, src := range map[*events.Text]*string{
+			&s.Account: account, &s.Context: context, &s.Type: typ, &s.Status: status, &s.ErrorCode: code,
+			&s.ErrorReason: reason, &s.ReportID: report, &s.ClientReferenceID: reference,
+			&s.RelatedCustomer: customer, &s.RelatedCustomerAccount: customerAccount, &s.RelatedPerson: person,
+			&s.RelatedPersonAccount: personAcct, &s.VerificationFlow: flow, &s.RedactionStatus: redaction,
+		} {
+			*dst = events.TextOf(src)
+		}
+		s.Livemode = events.ModeOf(live)
+		s.Options, s.Metadata = bytesOf(options), bytesOf(metadata)
+		s.LastEventID = events.TextOf(lastEvent).Value
+		s.Created, s.StatusChangedAt, s.LastEventCreatedAt, s.OutputsWantedSince =
+			timeOf(created), timeOf(changed), timeOf(lastCreated), timeOf(wanted)
+		if s.Births, err = events.ParseBirths(births); err != nil {
+			return err
+		}
+		v.bare[s.ID] = lastEvent == nil && !s.Redacted
+		v.wasGone[s.ID] = s.Redacted
+		v.sessions[s.ID] = &s
+	}
+	return rows.Err()
+}
+
+func (v *view) readHistory(rows pgx.Rows) error {
+	for rows.Next() {
+		var (
+			t        events.Step
+			session  string
+			occurred time.Time
+			twin     []byte
+			typ      *string
+		)
+		err := rows.Scan(&t.Row, &t.ID, &session, &occurred, &t.Rank, &t.Type, &t.State.Status, &t.State.ErrorCode,
+			&t.State.ReportID, &t.State.Redaction, &twin, &typ)
+		if err != nil {
+			return err
+		}
+		t.Second, t.Session = occurred.Unix(), events.TextOf(typ)
+		copy(t.Twin[:], twin)
+		if s := v.sessions[session]; s != nil {
+			s.Steps = append(s.Steps, t)
+		}
+	}
+	return rows.Err()
+}
+
+func (v *view) readSeen(rows pgx.Rows) error {
+	for rows.Next() {
+		var what, id, session string
+		if err := rows.Scan(&what, &id, &session); err != nil {
+			return err
+		}
+		switch what {
+		case "event":
+			v.known[id] = true
+		case "waiting":
+			v.waiting[id] = true
+		default:
+			v.quarantined[id] = session
+			if s := v.sessions[session]; s != nil {
+				s.Suspect, s.Hidden = true, s.Hidden || what == "hides"
+			}
+		}
+	}
+	return rows.Err()
+}
+
+func readCarriers(rows pgx.Rows, into map[string]events.Carrier) error {
+	for rows.Next() {
+		var (
+			id   string
+			at   time.Time
+			c    events.Carrier
+			twin []byte
+		)
+		if err := rows.Scan(&id, &at, &c.Rank, &c.ID, &twin); err != nil {
+			return err
+		}
+		c.Second = at.Unix()
+		copy(c.Twin[:], twin)
+		into[id] = c
+	}
+	return rows.Err()
+}
+
+func timeOf(t *time.Time) time.Time {
+	if t == nil {
+		return time.Time{}
+	}
+	return t.UTC()
+}
+
+func bytesOf(s *string) []byte {
+	if s == nil {
+		return nil
+	}
+	return []byte(*s)
+}
