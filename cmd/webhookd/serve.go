@@ -45,6 +45,7 @@ the listeners close and what was taken is answered.`,
 			if err != nil {
 				return err
 			}
+			tuneMemory()
 			log := newLogger(cmd.ErrOrStderr(), cfg.LogLevel, cfg.LogFormat)
 			return serve(cmd.Context(), cfg, log, func(addresses) error { return nil })
 		},
