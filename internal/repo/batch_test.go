@@ -221,3 +221,40 @@ func TestCloseCommitsWhatWasTaken(t *testing.T) {
 		t.Errorf("after Close: %v, want ErrDraining", err)
 	}
 }
+
+// A plan made while the tables were empty must not read all of them later.
+func TestWritesReachTheirRowsByKey(t *testing.T) {
+	t.Parallel()
+	url := pgtest.Database(t)
+	s, err := repo.Open(t.Context(), repo.Options{URL: url})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for round := range 20 {
+		var all []*events.Event
+		for i := range 30 {
+			all = append(all, verified(t, fmt.Sprintf("evt_%d_%d", round, i), fmt.Sprintf("vs_%d_%d", round, i)))
+		}
+		recordAll(t, s, 10*time.Second, all...)
+	}
+	s.Close() // its sessions report their statistics as they end
+	conn := connect(t, url)
+	defer func() { _ = conn.Close(context.Background()) }()
+	var inserted, read int64
+	for range 50 {
+		err := conn.QueryRow(t.Context(), `
+SELECT coalesce(sum(n_tup_ins), 0), coalesce(sum(seq_tup_read), 0)
+FROM pg_stat_user_tables
+WHERE schemaname = 'stripe_identity' AND relname <> 'schema_migrations'`).Scan(&inserted, &read)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if inserted >= 1800 {
+			break
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	if inserted < 1800 || read > 100 {
+		t.Errorf("%d rows written, %d read in sequential scans, want 1800 and next to none", inserted, read)
+	}
+}

@@ -24,7 +24,12 @@ type view struct {
 }
 
 const (
-	sqlLockTimeout = `SELECT set_config('lock_timeout', $1, true)`
+	// Every statement of a write reaches its rows by key. A plan that was made
+	// while a table was small would go on reading all of it as it grows.
+	sqlSettings = `
+SELECT set_config('lock_timeout', $1, true), set_config('plan_cache_mode', 'force_generic_plan', true),
+       set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true),
+       set_config('enable_mergejoin', 'off', true), set_config('jit', 'off', true)`
 
 	// The condition that is never true makes the conflict a lock and nothing
 	// else. The ids come sorted, so that two batches cannot wait for each other.
@@ -79,7 +84,7 @@ func look(ctx context.Context, conn *pgx.Conn, orders []*order, lockTimeout time
 	}
 	b := &pgx.Batch{}
 	b.Queue("BEGIN ISOLATION LEVEL READ COMMITTED") // each statement sees what the lock waited for
-	b.Queue(sqlLockTimeout, strconv.FormatInt(lockTimeout.Milliseconds(), 10)).QueryRow(func(row pgx.Row) error { return row.Scan(nil) })
+	b.Queue(sqlSettings, strconv.FormatInt(lockTimeout.Milliseconds(), 10))
 	b.Queue(sqlLock, sessionIDs)
 	b.Queue(sqlSessions, sessionIDs).Query(v.readSessions)
 	b.Queue(sqlHistory, sessionIDs).Query(v.readHistory)
