@@ -78,6 +78,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.`,
 		newMigrateCommand(),
 		newRedactCommand(),
 		newTriggerCommand(),
+		newSimulateCommand(),
 		newVerifyCommand(),
 		newVersionCommand(),
 	)

@@ -2,28 +2,84 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
+	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/spf13/cobra"
+
+	"webhookd/internal/pgdev/pgtest"
+	"webhookd/internal/repo"
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"webhookd": main})
+	testscript.Main(tests{m}, map[string]func(){"webhookd": main})
+}
+
+// tests is what runs unless a script has called this binary as webhookd: only
+// then there is a PostgreSQL to end.
+type tests struct{ *testing.M }
+
+func (m tests) Run() int {
+	code := pgtest.Main(m.M, func(ctx context.Context, url string) error {
+		_, err := repo.Migrate(ctx, url)
+		return err
+	})
+	if err := os.RemoveAll(built.dir); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return max(code, 1)
+	}
+	return code
+}
+
+// built is the program as it is released, made for the first test that asks.
+var built struct {
+	once sync.Once
+	dir  string
+	err  error
+}
+
+// program is the path of the program, without the race detector: for tests
+// that kill it, and that look at the processes which it leaves.
+func program(tb testing.TB) string {
+	tb.Helper()
+	built.once.Do(func() {
+		if built.dir, built.err = os.MkdirTemp("", "webhookd-program-"); built.err != nil {
+			return
+		}
+		if out, err := exec.Command("go", "build", "-o", built.dir, ".").CombinedOutput(); err != nil {
+			built.err = fmt.Errorf("go build: %w\n%s", err, out)
+		}
+	})
+	if built.err != nil {
+		tb.Fatal(built.err)
+	}
+	return filepath.Join(built.dir, "webhookd")
 }
 
 // TestScripts runs the program as its users do. The command 'exits N program
-// args…' is exec with the exit code that must come.
+// args…' is exec with the exit code that must come. One script may use
+// $EMPTY_DATABASE, one $MIGRATED_DATABASE.
 func TestScripts(t *testing.T) {
 	t.Parallel()
+	empty, migrated := pgtest.Empty(t), pgtest.Database(t)
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
+		Setup: func(e *testscript.Env) error {
+			e.Setenv("EMPTY_DATABASE", empty)
+			e.Setenv("MIGRATED_DATABASE", migrated)
+			return nil
+		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": func(ts *testscript.TestScript, neg bool, args []string) {
 				if neg || len(args) < 2 {

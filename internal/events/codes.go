@@ -1,6 +1,9 @@
 package events
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 const (
 	typePrefix = "identity.verification_session."
@@ -81,22 +84,17 @@ func CodeLabel(code Text) string {
 	if !code.Has() {
 		return LabelNone
 	}
-	return labelOf(code.Value, knownCode)
+	return labelOf(code.Value, Codes())
 }
 
 // StatusLabel is the metric label of a session's status.
-func StatusLabel(status Text) string { return labelOf(status.Value, knownStatus) }
+func StatusLabel(status Text) string { return labelOf(status.Value, Statuses()) }
 
 // SessionTypeLabel is the metric label of a session's type.
-func SessionTypeLabel(t Text) string { return labelOf(t.Value, knownSessionType) }
+func SessionTypeLabel(t Text) string { return labelOf(t.Value, SessionTypes()) }
 
 // RedactionLabel is the metric label of a redaction word.
-func RedactionLabel(word string) string {
-	if KnownRedaction(word) {
-		return word
-	}
-	return LabelOther
-}
+func RedactionLabel(word string) string { return labelOf(word, RedactionWords()) }
 
 // TypeLabel is the metric label of a signed event's type: one of the six, a
 // thin twin's own name, or other.
@@ -112,44 +110,8 @@ func KnownRedaction(word string) bool {
 	return word == RedactionProcessing || word == RedactionRedacted || word == RedactionValidated
 }
 
-type vocabulary uint8
-
-const (
-	knownStatus vocabulary = iota + 1
-	knownSessionType
-	knownCode
-	knownType
-	knownOther
-)
-
-// words interns what nearly every event says, so that decoding copies it once.
-var words = func() map[string]word {
-	m := make(map[string]word)
-	for v, list := range map[vocabulary][]string{
-		knownStatus: Statuses(), knownSessionType: SessionTypes(), knownCode: Codes(), knownType: Types(),
-		knownOther: {RedactionRedacted, RedactionValidated},
-	} {
-		for _, w := range list {
-			m[w] = word{w, v}
-		}
-	}
-	return m
-}()
-
-type word struct {
-	text string
-	of   vocabulary
-}
-
-func intern(b []byte) string {
-	if w, ok := words[string(b)]; ok {
-		return w.text
-	}
-	return string(b)
-}
-
-func labelOf(s string, v vocabulary) string {
-	if words[s].of == v {
+func labelOf(s string, known []string) string {
+	if slices.Contains(known, s) {
 		return s
 	}
 	return LabelOther

@@ -3,8 +3,9 @@ package events
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -23,30 +24,17 @@ import (
 // last one wins; enums are open; absent and null fields are normal. The event
 // shares no memory with body.
 func Parse(body []byte) (*Event, error) {
-	e, tooDeep, err := parse(body, false)
-	if tooDeep && err != nil {
-		// Nested deeper than the tokenizer goes: look at the upper part only.
-		e, _, err = parse(shallow(body), true)
-	}
-	return e, err
-}
-
-func parse(body []byte, tooDeep bool) (*Event, bool, error) {
 	p := parsers.Get().(*parser)
 	defer parsers.Put(p)
-	p.reset(body, strict, 0)
-	p.tooDeep = tooDeep
-	if p.dec.PeekKind() != '{' {
-		return nil, false, ErrNotAnEvent
+	if p.read(body) {
+		return p.event()
 	}
-	if err := p.object(inEvent); err != nil {
-		return nil, nestsTooDeep(body), ErrNotAnEvent
+	// Deeper than the tokenizer goes: judge by the upper part.
+	if upper, depth := shallow(body); depth > tokenizerDepth && p.read(upper) {
+		p.tooDeep = true
+		return p.event()
 	}
-	if _, err := p.dec.ReadToken(); !errors.Is(err, io.EOF) {
-		return nil, false, ErrNotAnEvent
-	}
-	e, err := p.event()
-	return e, false, err
+	return nil, ErrNotAnEvent
 }
 
 // place says which object of an event the parser is in.
@@ -60,25 +48,33 @@ const (
 	inLastError
 	inReport
 	inRedaction
+	inPerson
 	inOutputs
 	inAddress
 	inDob
 	inDetails
-	inPerson
 	inRequest
 	inRelated
 )
 
-// policy says what is left out of the copy.
+// policy says what is left out of a copy.
 type policy uint8
 
 const (
-	strict  policy = iota // a payload: no secrets, outputs or documents at any depth
-	keepAll               // options, metadata, unknown outputs: all of it
+	strict   policy = iota // a payload: no secrets, outputs, documents or reports at any depth
+	personal               // an output of tomorrow: no secrets
+	all                    // options and metadata: nothing
 )
 
-// wrong marks a field whose JSON type is not the documented one.
-const wrong Presence = 255
+const (
+	// wrong marks a field whose JSON type is not the documented one.
+	wrong Presence = 255
+
+	// tokenizerDepth is where jsontext gives up with an error.
+	tokenizerDepth = 10_000
+
+	placeholder = "[redacted]"
+)
 
 // number is an integer field.
 type number struct {
@@ -95,29 +91,43 @@ type parser struct {
 	policy policy
 	depth  int
 
-	tooDeep     bool
-	badNumber   bool
-	sawWithheld bool   // a name that strict leaves out
-	vs          string // the first vs_… anywhere
-	redaction   bool   // a redaction anywhere
+	tooDeep      bool
+	badNumber    bool
+	sawWithheld  bool   // something that strict leaves out
+	sawRedaction bool   // a redaction anywhere
+	isReport     bool   // the object that is being read
+	vs           string // the first vs_… anywhere
 
 	// The last value read for each field, so that the last of doubled keys wins.
-	id, typ                                       Text
-	account, context, apiVersion, snapshot        Text
-	requestID                                     Text
-	livemode                                      number // 0 or 1
-	created                                       number // unix seconds
-	createdText                                   Text   // of a thin event
-	request, data, content, relatedObject         Presence
-	relatedID                                     Text
-	sessionCreated, sessionLivemode               number
-	lastError, report, redacted, outputs, details Presence
-	person, address, dob, options, metadata       Presence
-	day, month, year                              number
-	s                                             Session
-	sessionID                                     Text
-	o                                             Outputs
-	d                                             Details
+	id, typ, account, context       Text
+	apiVersion, snapshot, requestID Text
+	livemode                        number // 0 or 1
+	created                         number // unix seconds
+	createdText                     Text   // of a thin event
+	request, data, relatedObject    Presence
+	relatedID                       Text
+	content
+}
+
+// content is what was read of data.object.
+type content struct {
+	object                                Presence
+	objectName, sessionID                 Text
+	sessionCreated, sessionLivemode       number
+	lastError, redaction, person, details Presence
+	options, metadata                     Presence
+	s                                     Session
+	d                                     Details
+	outputs                               Presence
+	findings
+}
+
+// findings is what was read of verified_outputs.
+type findings struct {
+	o                Outputs
+	address, dob     Presence
+	day, month, year number
+	extras           map[string][]byte // outputs of tomorrow, as JSON
 }
 
 var parsers = sync.Pool{New: func() any { return &parser{dec: jsontext.NewDecoder(new(bytes.Buffer))} }}
@@ -128,12 +138,26 @@ func (p *parser) reset(body []byte, pol policy, depth int) {
 	p.dec.Reset(&p.src, jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
 }
 
-// withheld reports whether a payload never has a field of this name, at any
+// read takes in a whole body; false if it is no JSON object.
+func (p *parser) read(body []byte) bool {
+	p.reset(body, strict, 0)
+	if p.dec.PeekKind() != '{' || p.members(inEvent) != nil {
+		return false
+	}
+	_, err := p.dec.ReadToken()
+	return errors.Is(err, io.EOF)
+}
+
+// leavesOut reports whether the copy never has a field of this name, at any
 // depth: bearer secrets, and what is read from documents and faces.
-func withheld(name []byte) bool {
+func (p *parser) leavesOut(name []byte) bool {
 	switch string(name) {
-	case "client_secret", "url", "verified_outputs", "provided_details", "document", "selfie", "id_number", "dob":
-		return true
+	case "client_secret", "url":
+		p.sawWithheld = true
+		return p.policy <= personal
+	case "verified_outputs", "provided_details", "document", "selfie", "id_number", "dob":
+		p.sawWithheld = true
+		return p.policy == strict
 	}
 	return false
 }
@@ -142,7 +166,7 @@ func withheld(name []byte) bool {
 func (p *parser) value() error {
 	switch p.dec.PeekKind() {
 	case '{':
-		return p.object(elsewhere)
+		return p.members(elsewhere)
 	case '[':
 		return p.array()
 	default:
@@ -178,7 +202,7 @@ func (p *parser) array() error {
 	return err
 }
 
-func (p *parser) object(at place) error {
+func (p *parser) members(at place) error {
 	if p.depth >= MaxDepth {
 		return p.elide()
 	}
@@ -186,6 +210,8 @@ func (p *parser) object(at place) error {
 	if _, err := p.dec.ReadToken(); err != nil {
 		return err
 	}
+	start, outer := len(p.out), p.isReport
+	p.isReport = false
 	p.out = append(p.out, '{')
 	empty := true
 	for p.dec.PeekKind() != '}' {
@@ -214,6 +240,10 @@ func (p *parser) object(at place) error {
 		}
 	}
 	p.out = append(p.out, '}')
+	if p.isReport && at == elsewhere {
+		p.out = append(p.out[:start], "null"...)
+	}
+	p.isReport = outer
 	p.depth--
 	_, err := p.dec.ReadToken()
 	return err
@@ -226,6 +256,14 @@ func (p *parser) elide() error {
 	return p.dec.SkipValue()
 }
 
+// skip reads a value and leaves it out of the copy.
+func (p *parser) skip() error {
+	mark, vs := len(p.out), p.vs
+	err := p.value()
+	p.out, p.vs = p.out[:mark], vs
+	return err
+}
+
 // member reads one member's value and reports whether the copy keeps it.
 func (p *parser) member(at place, name []byte) (keep bool, err error) {
 	switch at {
@@ -233,8 +271,8 @@ func (p *parser) member(at place, name []byte) (keep bool, err error) {
 		return p.eventMember(name)
 	case inData:
 		if string(name) == "object" {
-			p.forgetSession()
-			return true, p.nested(&p.content, inSession)
+			p.content = content{}
+			return true, p.nested(&p.object, inSession)
 		}
 	case inSession:
 		return p.sessionMember(name)
@@ -249,7 +287,7 @@ func (p *parser) member(at place, name []byte) (keep bool, err error) {
 	case inLastError:
 		switch string(name) {
 		case "code":
-			return true, p.string(&p.s.ErrorCode)
+			return true, p.string(&p.s.ErrorCode, Codes()...)
 		case "reason":
 			return true, p.string(&p.s.ErrorReason)
 		}
@@ -257,10 +295,10 @@ func (p *parser) member(at place, name []byte) (keep bool, err error) {
 		if string(name) == "id" {
 			return true, p.string(&p.s.ReportID)
 		}
-		return false, p.dec.SkipValue()
+		return false, p.skip()
 	case inRedaction:
 		if string(name) == "status" {
-			return true, p.string(&p.s.Redaction)
+			return true, p.string(&p.s.Redaction, RedactionWords()...)
 		}
 	case inPerson:
 		switch string(name) {
@@ -269,8 +307,20 @@ func (p *parser) member(at place, name []byte) (keep bool, err error) {
 		case "person":
 			return true, p.string(&p.s.RelatedPerson)
 		}
-	case inOutputs, inAddress, inDob, inDetails:
-		return true, p.personalMember(at, name)
+	case inOutputs:
+		return true, p.output(string(name))
+	case inAddress:
+		return true, p.output("address." + string(name))
+	case inDob:
+		return true, p.output("dob." + string(name))
+	case inDetails:
+		switch string(name) {
+		case "email":
+			return true, p.string(&p.d.Email)
+		case "phone":
+			return true, p.string(&p.d.Phone)
+		}
+		return true, p.skip()
 	}
 	return p.otherMember(name)
 }
@@ -280,7 +330,7 @@ func (p *parser) eventMember(name []byte) (keep bool, err error) {
 	case "id":
 		return true, p.string(&p.id)
 	case "type":
-		return true, p.string(&p.typ)
+		return true, p.string(&p.typ, Types()...)
 	case "account":
 		return true, p.string(&p.account)
 	case "context":
@@ -306,7 +356,7 @@ func (p *parser) eventMember(name []byte) (keep bool, err error) {
 		}
 		return true, p.nested(&p.request, inRequest)
 	case "data":
-		p.forgetSession()
+		p.content = content{}
 		return true, p.nested(&p.data, inData)
 	case "related_object":
 		p.relatedID = Text{}
@@ -315,27 +365,21 @@ func (p *parser) eventMember(name []byte) (keep bool, err error) {
 	return p.otherMember(name)
 }
 
-func (p *parser) forgetSession() {
-	p.content, p.sessionID, p.sessionCreated, p.sessionLivemode = 0, Text{}, number{}, number{}
-	p.lastError, p.report, p.redacted, p.outputs, p.details = 0, 0, 0, 0, 0
-	p.person, p.address, p.dob, p.options, p.metadata = 0, 0, 0, 0, 0
-	p.day, p.month, p.year = number{}, number{}, number{}
-	p.s, p.o, p.d = Session{}, Outputs{}, Details{}
-}
-
 func (p *parser) sessionMember(name []byte) (keep bool, err error) {
 	s := &p.s
 	switch string(name) {
 	case "id":
 		return true, p.string(&p.sessionID)
+	case "object":
+		return true, p.string(&p.objectName, "identity.verification_session")
 	case "created":
 		return true, p.integer(&p.sessionCreated)
 	case "livemode":
 		return true, p.bool(&p.sessionLivemode)
 	case "type":
-		return true, p.string(&s.Type)
+		return true, p.string(&s.Type, SessionTypes()...)
 	case "status":
-		return true, p.string(&s.Status)
+		return true, p.string(&s.Status, Statuses()...)
 	case "client_reference_id":
 		return true, p.string(&s.ClientReferenceID)
 	case "related_customer":
@@ -351,140 +395,118 @@ func (p *parser) sessionMember(name []byte) (keep bool, err error) {
 		s.ErrorCode, s.ErrorReason = Text{}, Text{}
 		return true, p.nested(&p.lastError, inLastError)
 	case "last_verification_report":
-		s.ReportID = Text{}
 		if p.dec.PeekKind() == '{' { // expanded: of the report only the id is kept
+			s.ReportID = Text{Presence: Null}
 			mark := len(p.out)
-			err := p.nested(&p.report, inReport)
-			p.out, _ = jsontext.AppendQuote(p.out[:mark], s.ReportID.Value) // valid: clean made it
+			err := p.members(inReport)
+			p.out = appendText(p.out[:mark], s.ReportID)
 			return true, err
 		}
-		p.report = Present
-		return true, p.string(&s.ReportID)
+		err := p.string(&s.ReportID)
+		return s.ReportID.Presence != wrong, err
 	case "redaction":
 		s.Redaction = Text{}
-		p.redaction = p.redaction || p.dec.PeekKind() != 'n'
-		return true, p.nested(&p.redacted, inRedaction)
+		p.sawRedaction = p.sawRedaction || p.dec.PeekKind() != 'n'
+		return true, p.nested(&p.redaction, inRedaction)
 	case "options":
 		return true, p.whole(&p.options, &s.Options)
 	case "metadata":
 		return true, p.whole(&p.metadata, &s.Metadata)
 	case "verified_outputs":
-		p.o, p.address, p.dob = Outputs{}, 0, 0
-		p.day, p.month, p.year = number{}, number{}, number{}
-		return false, p.nested(&p.outputs, inOutputs)
+		p.findings = findings{}
+		return false, p.apart(&p.outputs, inOutputs)
 	case "provided_details":
 		p.d = Details{}
-		return false, p.nested(&p.details, inDetails)
+		return false, p.apart(&p.details, inDetails)
 	}
 	return p.otherMember(name)
 }
 
-// personalMember reads what stands in verified_outputs and provided_details.
-func (p *parser) personalMember(at place, name []byte) error {
-	if at == inDetails {
-		switch string(name) {
-		case "email":
-			return p.string(&p.d.Email)
-		case "phone":
-			return p.string(&p.d.Phone)
-		}
-		return p.dec.SkipValue()
-	}
-	if at == inDob {
-		switch string(name) {
-		case "day":
-			return p.integer(&p.day)
-		case "month":
-			return p.integer(&p.month)
-		case "year":
-			return p.integer(&p.year)
-		}
-		return p.extra("dob.", name)
-	}
-	if at == inAddress {
-		switch string(name) {
-		case "line1":
-			return p.string(&p.o.Line1)
-		case "line2":
-			return p.string(&p.o.Line2)
-		case "city":
-			return p.string(&p.o.City)
-		case "state":
-			return p.string(&p.o.State)
-		case "postal_code":
-			return p.string(&p.o.PostalCode)
-		case "country":
-			return p.string(&p.o.Country)
-		}
-		return p.extra("address.", name)
-	}
-	switch string(name) {
-	case "first_name":
-		return p.string(&p.o.FirstName)
-	case "last_name":
-		return p.string(&p.o.LastName)
-	case "address":
-		return p.nested(&p.address, inAddress)
-	case "dob":
-		return p.nested(&p.dob, inDob)
-	case "id_number":
-		return p.string(&p.o.IDNumber)
-	case "id_number_type":
-		return p.string(&p.o.IDNumberType)
-	case "email":
-		return p.string(&p.o.Email)
-	case "phone":
-		return p.string(&p.o.Phone)
-	case "sex":
-		return p.string(&p.o.Sex)
-	case "unparsed_place_of_birth":
-		return p.string(&p.o.UnparsedPlaceOfBirth)
-	case "unparsed_sex":
-		return p.string(&p.o.UnparsedSex)
-	}
-	return p.extra("", name)
+// apart reads an object of personal data, in which no session's id is looked for.
+func (p *parser) apart(dst *Presence, at place) error {
+	vs := p.vs
+	err := p.nested(dst, at)
+	p.vs = vs
+	return err
 }
 
-// extra keeps an output of tomorrow under its name, unless it is null or redacted.
-func (p *parser) extra(prefix string, name []byte) error {
-	key := append(append([]byte(nil), prefix...), name...)
+// output reads a member of verified_outputs, or of its address or dob.
+func (p *parser) output(name string) error {
+	for _, f := range p.o.texts() {
+		if f.name == name {
+			return p.string(f.Text)
+		}
+	}
+	switch name {
+	case "address":
+		p.forget("address.")
+		return p.nested(&p.address, inAddress)
+	case "dob":
+		p.forget("dob.")
+		p.day, p.month, p.year = number{}, number{}, number{}
+		return p.nested(&p.dob, inDob)
+	case "dob.day":
+		return p.integer(&p.day)
+	case "dob.month":
+		return p.integer(&p.month)
+	case "dob.year":
+		return p.integer(&p.year)
+	}
+	return p.extra(name)
+}
+
+// forget drops the outputs read so far whose names begin with prefix.
+func (p *parser) forget(prefix string) {
+	for _, f := range p.o.texts() {
+		if strings.HasPrefix(f.name, prefix) {
+			*f.Text = Text{}
+		}
+	}
+	maps.DeleteFunc(p.extras, func(name string, _ []byte) bool { return strings.HasPrefix(name, prefix) })
+}
+
+// extra keeps an output of tomorrow, unless it is null, a secret, or holds a
+// placeholder.
+func (p *parser) extra(name string) error {
+	delete(p.extras, name)
 	raw, err := p.dec.ReadValue()
 	if err != nil {
 		return err
 	}
-	if raw.Kind() == 'n' || string(raw) == `"[redacted]"` {
-		return nil
-	}
-	value, _, err := p.copyOf(raw, keepAll)
-	if err != nil {
+	value, _, err := p.copyOf(raw, personal)
+	if err != nil || raw.Kind() == 'n' || name == "client_secret" || name == "url" ||
+		bytes.Contains(value, []byte(`"`+placeholder+`"`)) {
 		return err
 	}
-	if p.o.Extra == nil {
-		p.o.Extra = append(p.o.Extra, '{')
-	} else {
-		p.o.Extra[len(p.o.Extra)-1] = ','
+	if p.extras == nil {
+		p.extras = make(map[string][]byte)
 	}
-	p.o.Extra, _ = jsontext.AppendQuote(p.o.Extra, key) // key is valid: clean made it
-	p.o.Extra = append(p.o.Extra, ':')
-	p.o.Extra = append(append(p.o.Extra, value...), '}')
+	p.extras[name] = value
 	return nil
 }
 
 // otherMember copies a member that has no meaning here, if it may be kept.
 func (p *parser) otherMember(name []byte) (keep bool, err error) {
-	if withheld(name) {
-		p.sawWithheld = true
-		if p.policy == strict {
-			return false, p.dec.SkipValue()
-		}
+	if p.leavesOut(name) {
+		return false, p.skip()
 	}
-	switch string(name) {
+	switch kind := p.dec.PeekKind(); string(name) {
 	case "redaction":
-		p.redaction = p.redaction || p.dec.PeekKind() == '{' || p.dec.PeekKind() == '"'
+		p.sawRedaction = p.sawRedaction || kind == '{' || kind == '"'
 	case "last_verification_report":
-		if p.policy == strict && p.dec.PeekKind() == '{' {
-			return false, p.dec.SkipValue()
+		if kind == '{' || kind == '[' {
+			p.sawWithheld = true
+			if p.policy == strict {
+				return false, p.skip()
+			}
 		}
+	case "object":
+		mark := len(p.out)
+		err = p.value()
+		if string(p.out[mark:]) == `"identity.verification_report"` {
+			p.sawWithheld, p.isReport = true, p.policy == strict
+		}
+		return true, err
 	}
 	return true, p.value()
 }
@@ -501,22 +523,22 @@ func (p *parser) whole(presence *Presence, dst *[]byte) error {
 	if err != nil {
 		return err
 	}
-	all, withheld, err := p.copyOf(raw, keepAll)
+	copied, withheld, err := p.copyOf(raw, all)
 	if err != nil {
 		return err
 	}
-	*dst = all
+	*dst = copied
 	if withheld {
-		if all, _, err = p.copyOf(raw, strict); err != nil {
+		if copied, _, err = p.copyOf(raw, strict); err != nil {
 			return err
 		}
 	}
-	p.out = append(p.out, all...)
+	p.out = append(p.out, copied...)
 	return nil
 }
 
-// copyOf is a clean copy of one value, and whether it has names that a payload
-// must not have.
+// copyOf is a clean copy of one value, and whether it has something that a
+// payload must not have.
 func (p *parser) copyOf(raw []byte, pol policy) (clean []byte, withheld bool, err error) {
 	q := parsers.Get().(*parser)
 	defer parsers.Put(q)
@@ -537,7 +559,7 @@ func (p *parser) nested(dst *Presence, at place) error {
 	switch p.dec.PeekKind() {
 	case '{':
 		*dst = Present
-		return p.object(at)
+		return p.members(at)
 	case 'n':
 		*dst = Null
 	case '"':
@@ -555,7 +577,8 @@ func (p *parser) nested(dst *Presence, at place) error {
 	return p.value()
 }
 
-func (p *parser) string(dst *Text) error {
+// string reads a text; those that are known need no copy.
+func (p *parser) string(dst *Text, known ...string) error {
 	switch p.dec.PeekKind() {
 	case '"':
 		raw, err := p.dec.ReadValue()
@@ -563,11 +586,17 @@ func (p *parser) string(dst *Text) error {
 			return err
 		}
 		value := p.scalar(raw)
-		if string(value) == "[redacted]" {
+		if string(value) == placeholder {
 			*dst = Text{Presence: Redacted}
-		} else {
-			*dst = Some(intern(value))
+			return nil
 		}
+		for _, word := range known {
+			if word == string(value) {
+				*dst = Some(word)
+				return nil
+			}
+		}
+		*dst = Some(string(value))
 		return nil
 	case 'n':
 		*dst = Text{Presence: Null}
@@ -630,7 +659,7 @@ func (p *parser) scalar(raw []byte) []byte {
 			p.text = value[:0]
 		}
 		p.quote(raw, value, plain)
-		if p.vs == "" && bytes.HasPrefix(value, []byte("vs_")) {
+		if p.vs == "" && isSessionID(value) {
 			p.vs = string(value)
 		}
 		return value
@@ -645,6 +674,20 @@ func (p *parser) scalar(raw []byte) []byte {
 		p.out = append(append(append(p.out, '"'), raw...), '"')
 	}
 	return nil
+}
+
+// isSessionID reports whether a string can be the id of a session. A
+// client_secret, vs_…_secret_…, begins like one.
+func isSessionID(s []byte) bool {
+	if !bytes.HasPrefix(s, []byte("vs_")) || bytes.Contains(s, []byte("_secret_")) {
+		return false
+	}
+	for _, c := range s {
+		if c != '_' && (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') {
+			return false
+		}
+	}
+	return true
 }
 
 // storable reports whether jsonb can hold a number: numeric ends at 131072
@@ -685,9 +728,18 @@ func (p *parser) quote(raw, value []byte, plain bool) {
 	p.out, _ = jsontext.AppendQuote(p.out, value) // value is valid UTF-8
 }
 
+// appendText is a text as JSON: a string, or null where there is no value.
+func appendText(dst []byte, t Text) []byte {
+	if !t.Has() {
+		return append(dst, "null"...)
+	}
+	dst, _ = jsontext.AppendQuote(dst, t.Value) // t.Value is valid UTF-8
+	return dst
+}
+
 // event judges what was read.
 func (p *parser) event() (*Event, error) {
-	if !p.id.Has() || !p.typ.Has() {
+	if !isString(p.id) || !isString(p.typ) {
 		return nil, ErrNotAnEvent
 	}
 	e := &Event{
@@ -714,27 +766,36 @@ func (p *parser) event() (*Event, error) {
 			e.Created = t.UTC().Truncate(time.Microsecond)
 		}
 	}
-	e.SessionID = p.sessionID.Or(p.relatedID.Or(p.vs))
-	if e.Kind == Snapshot {
-		e.Session = p.session()
+	e.SessionID = p.sessionID.Value
+	if e.Kind == Thin {
+		e.SessionID = p.relatedID.Value
 	}
 	if e.Fault == "" {
 		e.Fault = p.fault(e.Kind)
 	}
-	if e.Fault != "" {
-		e.Kind = Broken
-		if !strings.HasPrefix(e.SessionID, "vs_") {
-			e.SessionID = p.vs
-		}
-		e.Hides = p.redaction || e.Type == TypeRedacted || e.Type == thinPrefix+"redacted"
-		e.Session = Session{}
-		e.SessionID = StoredID(e.SessionID)
-		for _, t := range []*Text{&e.Account, &e.Context, &e.RequestID, &e.SnapshotEvent} {
-			t.Value = StoredID(t.Value)
-		}
+	switch {
+	case e.Fault != "":
+		p.shelve(e)
+	case e.Kind == Snapshot:
+		e.Session = p.session()
 	}
 	return e, nil
 }
+
+// shelve makes an event Broken: what can be told of it all the same.
+func (p *parser) shelve(e *Event) {
+	e.Kind = Broken
+	e.Hides = p.sawRedaction || e.Type == TypeRedacted || e.Type == ThinType(TypeRedacted)
+	if !strings.HasPrefix(e.SessionID, "vs_") {
+		e.SessionID = p.vs
+	}
+	for _, id := range []*string{&e.SessionID, &e.Account.Value, &e.Context.Value, &e.RequestID.Value, &e.SnapshotEvent.Value} {
+		*id = StoredID(*id)
+	}
+}
+
+// isString reports whether the field was a string, be it a placeholder.
+func isString(t Text) bool { return t.Presence == Present || t.Presence == Redacted }
 
 // known forgets a wrong type: the fault tells it, the field is not there.
 func known(t Text) Text {
@@ -761,7 +822,7 @@ func (p *parser) session() Session {
 		s.Created = time.Unix(p.sessionCreated.value, 0).UTC()
 	}
 	switch {
-	case s.Redaction.Presence == Redacted, p.redacted == Redacted:
+	case s.Redaction.Presence == Redacted, p.redaction == Redacted:
 		s.Redaction = Some(RedactionRedacted)
 	case s.Redaction.Value == "":
 		s.Redaction.Presence = min(s.Redaction.Presence, Null)
@@ -769,16 +830,40 @@ func (p *parser) session() Session {
 	if p.typ.Value == TypeRedacted && !s.Redaction.Has() {
 		s.Redaction = Some(RedactionRedacted)
 	}
-	if placeholder := p.day == p.month && p.month == p.year && p.day == (number{Present, 1}); !placeholder {
-		p.o.DobDay, p.o.DobMonth, p.o.DobYear = p.day.ptr(), p.month.ptr(), p.year.ptr()
-	}
-	if p.outputs == Present && p.o.told() {
-		s.Outputs = new(p.o)
+	if p.outputs == Present {
+		s.Outputs = p.verifiedOutputs()
 	}
 	if p.details == Present && (p.d.Email.Has() || p.d.Phone.Has()) {
 		s.Details = new(p.d)
 	}
 	return s
+}
+
+// verifiedOutputs is nil if there is nothing but placeholders.
+func (p *parser) verifiedOutputs() *Outputs {
+	o := p.o
+	if one := (number{Present, 1}); p.day != one || p.month != one || p.year != one {
+		o.DobDay, o.DobMonth, o.DobYear = p.day.ptr(), p.month.ptr(), p.year.ptr()
+	}
+	for i, name := range slices.Sorted(maps.Keys(p.extras)) {
+		o.Extra = append(o.Extra, ',')
+		if i == 0 {
+			o.Extra[0] = '{'
+		}
+		o.Extra = append(append(appendText(o.Extra, Some(name)), ':'), p.extras[name]...)
+	}
+	if o.Extra != nil {
+		o.Extra = append(o.Extra, '}')
+	}
+	if o.Extra != nil || o.DobDay != nil || o.DobMonth != nil || o.DobYear != nil {
+		return &o
+	}
+	for _, t := range o.texts() {
+		if t.Has() {
+			return &o
+		}
+	}
+	return nil
 }
 
 func (n number) ptr() *int32 {
@@ -788,157 +873,37 @@ func (n number) ptr() *int32 {
 	return new(int32(n.value))
 }
 
-// told reports whether there is a value that is no placeholder.
-func (o *Outputs) told() bool {
-	if o.Extra != nil || o.DobDay != nil || o.DobMonth != nil || o.DobYear != nil {
-		return true
-	}
-	for _, t := range o.texts() {
-		if t.Has() {
-			return true
-		}
-	}
-	return false
-}
-
-func (o *Outputs) texts() [16]Text {
-	return [...]Text{
-		o.FirstName, o.LastName, o.Line1, o.Line2, o.City, o.State, o.PostalCode, o.Country,
-		o.IDNumber, o.IDNumberType, o.Email, o.Phone, o.Sex, o.UnparsedPlaceOfBirth, o.UnparsedSex, {},
-	}
-}
-
-// withinColumn reports whether timestamptz can hold a time in unix seconds
-// (4713 BC to 294276 AD).
-func withinColumn(unix int64) bool { return -210_866_803_200 <= unix && unix < 9_224_318_016_000 }
-
-// fault says why an event of ours cannot be understood; empty if it can.
-func (p *parser) fault(kind Kind) string {
-	switch {
-	case p.tooDeep:
-		return "nested deeper than " + strconv.Itoa(MaxDepth)
-	case p.badNumber:
-		return "number out of range"
-	}
-	ids := []named{
-		{"id", p.id}, {"account", p.account}, {"context", p.context}, {"request.id", p.requestID},
-		{"snapshot_event", p.snapshot},
-	}
-	texts := []named{{"api_version", p.apiVersion}}
-	objects := []namedPresence{{"request", p.request}, {"data", p.data}, {"related_object", p.relatedObject}}
-	numbers := []namedNumber{{"livemode", p.livemode, 1}}
-	if kind == Thin {
-		ids = append(ids, named{"related_object.id", p.relatedID})
-	} else {
-		s := &p.s
-		ids = append(ids,
-			named{"data.object.id", p.sessionID}, named{"last_verification_report", s.ReportID},
-			named{"related_customer", s.RelatedCustomer}, named{"related_customer_account", s.RelatedCustomerAccount},
-			named{"related_person.person", s.RelatedPerson}, named{"related_person.account", s.RelatedPersonAccount},
-			named{"verification_flow", s.VerificationFlow})
-		texts = append(texts,
-			named{"data.object.type", s.Type}, named{"data.object.status", s.Status},
-			named{"last_error.code", s.ErrorCode}, named{"last_error.reason", s.ErrorReason},
-			named{"client_reference_id", s.ClientReferenceID}, named{"redaction.status", s.Redaction},
-			named{"provided_details.email", p.d.Email}, named{"provided_details.phone", p.d.Phone})
-		for _, t := range p.o.texts() {
-			texts = append(texts, named{"verified_outputs", t})
-		}
-		objects = append(objects,
-			namedPresence{"data.object", p.content}, namedPresence{"last_error", p.lastError},
-			namedPresence{"redaction", p.redacted}, namedPresence{"verified_outputs", p.outputs},
-			namedPresence{"provided_details", p.details}, namedPresence{"related_person", p.person},
-			namedPresence{"verified_outputs.address", p.address}, namedPresence{"verified_outputs.dob", p.dob},
-			namedPresence{"options", p.options}, namedPresence{"metadata", p.metadata})
-		numbers = append(numbers,
-			namedNumber{"data.object.livemode", p.sessionLivemode, 1},
-			namedNumber{"verified_outputs.dob", p.day, 1<<31 - 1}, namedNumber{"verified_outputs.dob", p.month, 1<<31 - 1},
-			namedNumber{"verified_outputs.dob", p.year, 1<<31 - 1})
-	}
-	for _, id := range ids {
-		if len(id.Value) > MaxID {
-			return fmt.Sprintf("%s longer than %d bytes", id.name, MaxID)
-		}
-	}
-	for _, t := range append(texts, ids...) {
-		if t.Presence == wrong {
-			return t.name + " is no string"
-		}
-	}
-	for _, o := range objects {
-		if o.Presence == wrong {
-			return o.name + " is no object"
-		}
-	}
-	for _, n := range numbers {
-		if n.presence == wrong {
-			return n.name + " has the wrong type"
-		}
-		if n.presence == Present && (n.value > n.most || n.value < -n.most-1) {
-			return n.name + " is out of range"
-		}
-	}
-	return p.missing(kind)
-}
-
 type named struct {
 	name string
-	Text
+	*Text
 }
 
-type namedPresence struct {
-	name string
-	Presence
-}
-
-type namedNumber struct {
-	name string
-	number
-	most int64
-}
-
-// missing names what an event cannot do without: its session and its time.
-func (p *parser) missing(kind Kind) string {
-	if kind == Thin {
-		if p.relatedID.Value == "" {
-			return "no related_object.id"
-		}
-		if t, err := time.Parse(time.RFC3339, p.createdText.Value); err != nil || !withinColumn(t.Unix()) {
-			return "created is no time of day"
-		}
-		return ""
+func (o *Outputs) texts() [15]named {
+	return [...]named{
+		{"first_name", &o.FirstName}, {"last_name", &o.LastName},
+		{"address.line1", &o.Line1}, {"address.line2", &o.Line2}, {"address.city", &o.City}, {"address.state", &o.State},
+		{"address.postal_code", &o.PostalCode}, {"address.country", &o.Country},
+		{"id_number", &o.IDNumber}, {"id_number_type", &o.IDNumberType},
+		{"email", &o.Email}, {"phone", &o.Phone}, {"sex", &o.Sex},
+		{"unparsed_place_of_birth", &o.UnparsedPlaceOfBirth}, {"unparsed_sex", &o.UnparsedSex},
 	}
-	switch {
-	case p.sessionID.Value == "":
-		return "no data.object.id"
-	case p.created.presence != Present:
-		return "created is no number of seconds"
-	case !withinColumn(p.created.value):
-		return "created is out of range"
-	case p.sessionCreated.presence == wrong:
-		return "data.object.created has the wrong type"
-	case p.sessionCreated.presence == Present && !withinColumn(p.sessionCreated.value):
-		return "data.object.created is out of range"
-	}
-	return ""
 }
 
-// nestsTooDeep reports whether brackets outside strings nest deeper than MaxDepth.
-func nestsTooDeep(body []byte) bool { return len(shallow(body)) != len(body) }
-
-// shallow is body with null for every value nested deeper than MaxDepth. It
-// looks at brackets and strings only: Parse judges what it leaves.
-func shallow(body []byte) []byte {
-	out := make([]byte, 0, min(len(body), 64<<10))
+// shallow is body with null for every value nested deeper than MaxDepth, and
+// how deep it nests. It looks at brackets and strings only.
+func shallow(body []byte) (upper []byte, deepest int) {
+	upper = make([]byte, 0, min(len(body), 64<<10))
 	depth, inString, escaped := 0, false, false
 	for _, c := range body {
 		if !inString && (c == '{' || c == '[') {
-			if depth++; depth == MaxDepth+1 {
-				out = append(out, "null"...)
+			depth++
+			deepest = max(deepest, depth)
+			if depth == MaxDepth+1 {
+				upper = append(upper, "null"...)
 			}
 		}
 		if depth <= MaxDepth {
-			out = append(out, c)
+			upper = append(upper, c)
 		}
 		switch {
 		case escaped:
@@ -951,5 +916,5 @@ func shallow(body []byte) []byte {
 			depth--
 		}
 	}
-	return out
+	return upper, deepest
 }

@@ -314,13 +314,10 @@ func ParseBirths(s string) (b Births, err error) {
 	}
 	var keys []Key
 	for rest := s[len(b):]; rest != ""; {
-		head, tail, _ := strings.Cut(rest, ":")
 		var k Key
-		var n int
-		if _, err := fmt.Sscanf(head, " %d.%d.%d", &k.Second, &k.Rank, &n); err != nil || n > len(tail) {
-			return b, fmt.Errorf("births %q: key %q", s, head)
+		if k, rest, err = cutKey(rest); err != nil {
+			return b, fmt.Errorf("births %q: %w", s, err)
 		}
-		k.ID, rest = tail[:n], tail[n:]
 		keys = append(keys, k)
 	}
 	for i := range b {
@@ -334,4 +331,23 @@ func ParseBirths(s string) (b Births, err error) {
 		b[i] = keys[n]
 	}
 	return b, nil
+}
+
+// cutKey reads one key off the front of s: a space, second.rank.length:id.
+func cutKey(s string) (k Key, rest string, err error) {
+	head, tail, _ := strings.Cut(s, ":")
+	number := strings.Split(strings.TrimPrefix(head, " "), ".")
+	if head == "" || head[0] != ' ' || len(number) != 3 {
+		return k, "", fmt.Errorf("key %q", head)
+	}
+	second, err1 := strconv.ParseInt(number[0], 10, 64)
+	rank, err2 := strconv.Atoi(number[1])
+	length, err3 := strconv.Atoi(number[2])
+	if err := cmp.Or(err1, err2, err3); err != nil {
+		return k, "", fmt.Errorf("key %q: %w", head, err)
+	}
+	if length < 0 || length > len(tail) {
+		return k, "", fmt.Errorf("key %q: the id ends too soon", head)
+	}
+	return Key{Second: second, Rank: rank, ID: tail[:length]}, tail[length:], nil
 }

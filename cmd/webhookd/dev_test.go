@@ -1,0 +1,175 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"webhookd/internal/pgdev"
+)
+
+// development is a folder in which dev is run.
+type development struct {
+	testing.TB
+	dir string
+}
+
+func newDevelopment(tb testing.TB) *development {
+	tb.Helper()
+	d := &development{tb, tb.TempDir()}
+	tb.Cleanup(func() { // as root the data may be elsewhere
+		if err := pgdev.Reset(context.Background(), filepath.Join(d.dir, ".webhookd", "postgres")); err != nil {
+			tb.Error(err)
+		}
+	})
+	return d
+}
+
+// run starts dev and waits for its greeting.
+func (d *development) run(args ...string) (*process, target) {
+	d.Helper()
+	begun := time.Now()
+	dev := launch(d, d.dir, env{"WEBHOOKD_LISTEN_ADDR": "127.0.0.1:0", "WEBHOOKD_ADMIN_ADDR": "127.0.0.1:0"}, append([]string{"dev"}, args...)...)
+	eventually(d, "see dev greet", func() bool {
+		select {
+		case <-dev.ended:
+			d.Fatalf("dev ended\n%s%s", dev.stdout, dev.log)
+		default:
+		}
+		return strings.Contains(dev.stdout.String(), "webhookd is ready")
+	})
+	if took := time.Since(begun); took > 15*time.Second {
+		d.Errorf("dev was ready after %v", took)
+	}
+	file := filepath.Join(d.dir, devFile)
+	info, err := os.Stat(file)
+	if err != nil {
+		d.Fatal(err)
+	}
+	if info.Mode().Perm() != 0o600 {
+		d.Errorf("%s is %v", devFile, info.Mode())
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		d.Fatal(err)
+	}
+	var at target
+	if err := json.Unmarshal(text, &at); err != nil {
+		d.Fatal(err)
+	}
+	for _, said := range []string{at.URL, at.Secret, at.MetricsURL, at.DatabaseURL, " trigger story", "stripe listen --forward-to " + at.URL} {
+		if !strings.Contains(dev.stdout.String(), said) {
+			d.Errorf("the greeting does not say %s:\n%s", said, dev.stdout)
+		}
+	}
+	return dev, at
+}
+
+// rows counts a table.
+func (d *development) rows(at target, table string) int {
+	d.Helper()
+	return valueOf[int](d, connect(d, at.DatabaseURL), "SELECT count(*) FROM stripe_identity."+table)
+}
+
+// gone waits until nobody listens at any address of a dev.
+func (d *development) gone(at target) {
+	d.Helper()
+	for _, address := range []string{at.URL, at.MetricsURL, at.DatabaseURL} {
+		u, err := url.Parse(address)
+		if err != nil {
+			d.Fatal(err)
+		}
+		eventually(d, "see nobody listen at "+u.Host, func() bool {
+			conn, err := net.Dial("tcp", u.Host)
+			if err == nil {
+				_ = conn.Close()
+			}
+			return err != nil
+		})
+	}
+}
+
+func TestDevServesWithoutConfiguration(t *testing.T) {
+	t.Parallel()
+	d := newDevelopment(t)
+	dev, at := d.run()
+
+	story := launch(t, d.dir, nil, "trigger", "story").exits(exitDone)
+	if n := strings.Count(story.stdout.String(), "200  applied"); n != 3 {
+		t.Errorf("a story is\n%s%s", story.stdout, story.log)
+	}
+	failure := launch(t, d.dir, nil, "trigger", "requires_input", "--code", "document_expired").exits(exitDone)
+	if n := strings.Count(failure.stdout.String(), "200  applied"); n != 1 {
+		t.Errorf("a failure is\n%s%s", failure.stdout, failure.log)
+	}
+	metrics, err := exchange(newClient(t), http.MethodGet, at.MetricsURL, "", nil)
+	if err != nil || !strings.Contains(metrics.Body, `webhookd_verification_failures_total{code="document_expired",livemode="false",type="document"} 1`) {
+		t.Errorf("metrics: %d, %v", metrics.Status, err)
+	}
+	if n := d.rows(at, "verification_timeline"); n != 4 {
+		t.Errorf("%d transitions, want 4", n)
+	}
+
+	// A second one in this folder says what is wrong, and harms nobody.
+	second := launch(t, d.dir, nil, "dev").exits(exitFailed)
+	if !strings.Contains(second.log.String(), "already running") {
+		t.Errorf("a second dev: %s", second.log)
+	}
+	launch(t, d.dir, nil, "dev", "--reset").exits(exitFailed)
+	if n := d.rows(at, "verification_sessions"); n != 2 {
+		t.Errorf("%d sessions, want 2", n)
+	}
+
+	dev.signal(syscall.SIGINT)
+	dev.exits(exitDone)
+	d.gone(at)
+}
+
+func TestDevKeepsItsDataUntilReset(t *testing.T) {
+	t.Parallel()
+	d := newDevelopment(t)
+	dev, at := d.run()
+	launch(t, d.dir, nil, "trigger", "story").exits(exitDone)
+	dev.signal(syscall.SIGINT)
+	dev.exits(exitDone)
+
+	dev, again := d.run()
+	if n := d.rows(again, "events"); n != 3 || again.Secret != at.Secret {
+		t.Errorf("the second run has %d events, want 3, or another secret", n)
+	}
+	dev.signal(syscall.SIGTERM)
+	dev.exits(exitDone)
+
+	dev, anew := d.run("--reset")
+	if n := d.rows(anew, "events"); n != 0 || anew.Secret == at.Secret {
+		t.Errorf("after --reset there are %d events, or the old secret", n)
+	}
+	dev.signal(syscall.SIGINT)
+	dev.exits(exitDone)
+	d.gone(anew)
+}
+
+func TestDevLeavesNoPostgreSQLWhenItIsKilled(t *testing.T) {
+	t.Parallel()
+	d := newDevelopment(t)
+	dev, at := d.run()
+	launch(t, d.dir, nil, "trigger", "story").exits(exitDone)
+	dev.signal(syscall.SIGKILL)
+	dev.exits(-1)
+	d.gone(at)
+
+	dev, again := d.run()
+	if n := d.rows(again, "events"); n != 3 {
+		t.Errorf("after the crash there are %d events, want 3", n)
+	}
+	dev.signal(syscall.SIGINT)
+	dev.exits(exitDone)
+}
