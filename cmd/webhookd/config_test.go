@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -32,49 +33,47 @@ type env map[string]string
 // serving is the least with which serve starts, and more.
 func serving(more env) env {
 	all := env{"WEBHOOKD_DATABASE_URL": databaseURL, "WEBHOOKD_STRIPE_WEBHOOK_SECRETS": whsec}
-	for name, text := range more {
-		all[name] = text
-	}
+	maps.Copy(all, more)
 	return all
 }
 
-func diff(t testing.TB, want, got any, opts ...cmp.Option) {
-	t.Helper()
+func diff(tb testing.TB, want, got any, opts ...cmp.Option) {
+	tb.Helper()
 	if d := cmp.Diff(want, got, opts...); d != "" {
-		t.Errorf("want -, got +:\n%s", d)
+		tb.Errorf("want -, got +:\n%s", d)
 	}
 }
 
 // setenv makes the environment hold these variables of ours and no other.
-func setenv(t testing.TB, vars env) {
-	t.Helper()
+func setenv(tb testing.TB, vars env) {
+	tb.Helper()
 	for _, entry := range os.Environ() {
 		name, _, _ := strings.Cut(entry, "=")
 		if strings.HasPrefix(name, "WEBHOOKD_") || strings.HasPrefix(name, "PG") || name == "DATABASE_URL" {
-			t.Setenv(name, "") // is put back at the end
+			tb.Setenv(name, "") // is put back at the end
 			if err := os.Unsetenv(name); err != nil {
-				t.Fatal(err)
+				tb.Fatal(err)
 			}
 		}
 	}
 	for name, text := range vars {
-		t.Setenv(name, text)
+		tb.Setenv(name, text)
 	}
 }
 
 // load also fails the test when an error shows a secret.
-func load(t testing.TB, need needs, vars env, edits ...func(*environment)) (*Config, error) {
-	t.Helper()
-	setenv(t, vars)
+func load(tb testing.TB, need needs, vars env, edits ...func(*environment)) (*Config, error) {
+	tb.Helper()
+	setenv(tb, vars)
 	cfg, err := LoadConfig(need, edits...)
 	if err == nil {
 		return cfg, nil
 	}
 	if !errors.Is(err, errConfig) || cfg != nil {
-		t.Errorf("a fault gives %v and error %q, want no Config and errConfig", cfg, err)
+		tb.Errorf("a fault gives %v and error %q, want no Config and errConfig", cfg, err)
 	}
 	if strings.Contains(err.Error(), canary) {
-		t.Errorf("error shows a secret: %v", err)
+		tb.Errorf("error shows a secret: %v", err)
 	}
 	return nil, err
 }

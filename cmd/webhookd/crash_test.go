@@ -44,6 +44,7 @@ type storm struct {
 const clients = 12
 
 func rage(tb testing.TB, url string) *storm {
+	tb.Helper()
 	s := &storm{TB: tb, url: url, client: newClient(tb), over: make(chan struct{}), answers: map[string][]string{}}
 	for i := range clients {
 		s.clients.Go(func() { s.tell(uint64(i)) })
@@ -185,8 +186,7 @@ func TestNothingAcknowledgedIsLostWhenTheServiceIsKilled(t *testing.T) {
 	database, _ := durable(t)
 	listen := loopbackPort(t)
 	vars := crashing(database, listen)
-	service := launch(t, t.TempDir(), vars, "serve")
-	service.serves()
+	service := launch(t, t.TempDir(), vars, "serve").serves()
 	storm := rage(t, "http://"+listen+"/webhooks/stripe")
 	for range 22 {
 		storm.blow(20 + rand.Int64N(60))
@@ -209,8 +209,7 @@ func TestNothingAcknowledgedIsLostWhenPostgreSQLStopsAtOnce(t *testing.T) {
 	t.Parallel()
 	database, restart := durable(t)
 	listen := loopbackPort(t)
-	service := launch(t, t.TempDir(), crashing(database, listen), "serve")
-	service.serves()
+	service := launch(t, t.TempDir(), crashing(database, listen), "serve").serves()
 	storm := rage(t, "http://"+listen+"/webhooks/stripe")
 	server := database
 	for range 5 {

@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -131,6 +132,14 @@ func TestDevServesWithoutConfiguration(t *testing.T) {
 	dev.signal(syscall.SIGINT)
 	dev.exits(exitDone)
 	d.gone(at)
+	data := regexp.MustCompile(`data in (.+)\)`).FindStringSubmatch(dev.stdout.String())
+	if data == nil {
+		t.Fatalf("the greeting does not say where the data are:\n%s", dev.stdout)
+	}
+	log, err := os.ReadFile(filepath.Join(data[1], "postgres.log"))
+	if err != nil || !strings.Contains(string(log), "database system is shut down") {
+		t.Errorf("PostgreSQL was not stopped in order: %v\n%s", err, log)
+	}
 }
 
 func TestDevKeepsItsDataUntilReset(t *testing.T) {

@@ -118,7 +118,8 @@ var errNotHTTP = errors.New("the answer is not HTTP/1.1")
 
 // read takes one whole answer. keep says that the connection goes on.
 func (l *link) read() (a reply, keep bool, err error) {
-	length, chunked := int64(-1), false
+	var length int64
+	var chunked bool
 	for {
 		line, err := l.line()
 		if err != nil {
@@ -231,9 +232,9 @@ const (
 )
 
 func (h *latencies) add(d time.Duration) {
-	v := min(uint64(max(d, 0))>>unit, top-1) //nolint:gosec // not negative
+	v := min(uint64(max(d, 0))>>unit, top-1)
 	shift := max(bits.Len64(v)-bits.Len64(2*finest-1), 0)
-	h.counts[shift*finest+int(v>>shift)]++ //nolint:gosec // less than 2*finest
+	h.counts[shift*finest+int(v>>shift)]++
 	h.total++
 	h.max = max(h.max, d)
 }
@@ -252,8 +253,8 @@ func (h *latencies) quantile(q float64) time.Duration {
 	for i, n := range h.counts {
 		if seen += uint64(n); n > 0 && seen > rank {
 			shift := max(i/finest-1, 0)
-			v := uint64(i - shift*finest)                            //nolint:gosec // not negative
-			return min(time.Duration((2*v+1)<<shift<<unit/2), h.max) //nolint:gosec // less than top
+			v := uint64(i - shift*finest)
+			return min(time.Duration((2*v+1)<<shift<<unit/2), h.max)
 		}
 	}
 	return h.max

@@ -80,7 +80,7 @@ const (
 // newMix renders the stories, with bodies of about size bytes if that is more
 // than they have by themselves. A story that fails has a version for each code.
 func newMix(seed uint64, stories, codes []weighted, size int) (*mix, error) {
-	source, rng := scenario.New(seed), rand.New(rand.NewPCG(seed, 2)) //nolint:gosec // not for secrets
+	source, rng := scenario.New(seed), rand.New(rand.NewPCG(seed, 2))
 	m := &mix{}
 	for range 9 {
 		m.run += string(base62[rng.IntN(len(base62))])
@@ -231,8 +231,8 @@ type teller struct {
 // newTeller makes teller number n of several.
 func newTeller(m *mix, seed uint64, n, of int, shuffle float64) *teller {
 	return &teller{
-		mix: m, shuffle: shuffle, number: uint64(n), step: uint64(of), //nolint:gosec // not negative
-		rng: rand.New(rand.NewPCG(seed, 3+uint64(n))), //nolint:gosec // not for secrets
+		mix: m, shuffle: shuffle, number: uint64(n), step: uint64(of),
+		rng: rand.New(rand.NewPCG(seed, 3+uint64(n))),
 	}
 }
 
@@ -277,7 +277,7 @@ func (t *teller) begin(s *lived, now int64) {
 	}
 	order := s.order[:len(s.life)]
 	for i := range order {
-		order[i] = uint8(i) //nolint:gosec // at most longestLife
+		order[i] = uint8(i)
 	}
 	for i := range order {
 		if t.shuffle > 0 && t.rng.Float64() < t.shuffle {
@@ -298,7 +298,7 @@ func (t *teller) id(now int64) (id [idLength]byte) {
 	)
 	high, low := bits.Mul64(t.number, jump)
 	t.number += t.step
-	inBase62(id[:6], uint64(now)) //nolint:gosec // not negative
+	inBase62(id[:6], uint64(now))
 	copy(id[6:], t.mix.run)
 	inBase62(id[15:], bits.Rem64(high, low, places))
 	return id

@@ -95,12 +95,12 @@ func serve(ctx context.Context, cfg *Config, log *zap.Logger, ready func(address
 	rcv.ExpectSecrets(secretNames(cfg.Secrets)...)
 
 	// Both are open before anything serves: a port that is taken is told at once.
-	public, err := net.Listen("tcp", cfg.ListenAddr)
+	public, err := new(net.ListenConfig).Listen(ctx, "tcp", cfg.ListenAddr)
 	if err != nil {
 		return fmt.Errorf("listen on WEBHOOKD_LISTEN_ADDR: %w", err)
 	}
 	defer func() { _ = public.Close() }() // the server has closed it, if it ever ran
-	private, err := net.Listen("tcp", cfg.AdminAddr)
+	private, err := new(net.ListenConfig).Listen(ctx, "tcp", cfg.AdminAddr)
 	if err != nil {
 		return fmt.Errorf("listen on WEBHOOKD_ADMIN_ADDR: %w", err)
 	}

@@ -186,7 +186,7 @@ func TestAnAddressThatIsTakenEndsServe(t *testing.T) {
 }
 
 // TestDrainLosesNoDelivery is not parallel: goleak looks at every goroutine.
-func TestDrainLosesNoDelivery(t *testing.T) { //nolint:paralleltest // see above
+func TestDrainLosesNoDelivery(t *testing.T) {
 	database := pgtest.Database(t)
 	lock := connect(t, database)
 	before := goleak.IgnoreCurrent()

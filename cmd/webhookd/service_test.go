@@ -72,6 +72,7 @@ func (s *service) ready() *service {
 }
 
 func newClient(tb testing.TB) *http.Client {
+	tb.Helper()
 	transport := &http.Transport{MaxIdleConnsPerHost: 64}
 	tb.Cleanup(transport.CloseIdleConnections)
 	return &http.Client{Transport: transport, Timeout: 20 * time.Second}
@@ -193,7 +194,7 @@ func story(tb testing.TB, source *scenario.Source, name string, o scenario.Sessi
 
 // expectModel compares the rows of a database with the model of all bodies
 // that were delivered.
-func expectModel(tb testing.TB, databaseURL string, bodies [][]byte, erased ...string) {
+func expectModel(tb testing.TB, databaseURL string, bodies [][]byte) {
 	tb.Helper()
 	var set []*events.Event
 	for _, body := range bodies {
@@ -205,7 +206,7 @@ func expectModel(tb testing.TB, databaseURL string, bodies [][]byte, erased ...s
 			set = append(set, e)
 		}
 	}
-	want := repotest.Canonical(tb, events.Model(set, erased...))
+	want := repotest.Canonical(tb, events.Model(set))
 	if diff := cmp.Diff(want, repotest.Rows(tb, databaseURL)); diff != "" {
 		tb.Errorf("rows differ from the model (-model +rows):\n%.20000s", diff)
 	}
@@ -222,9 +223,9 @@ func connect(tb testing.TB, databaseURL string) *pgx.Conn {
 	return conn
 }
 
-func execute(tb testing.TB, conn *pgx.Conn, sql string, args ...any) {
+func execute(tb testing.TB, conn *pgx.Conn, sql string) {
 	tb.Helper()
-	if _, err := conn.Exec(tb.Context(), sql, args...); err != nil {
+	if _, err := conn.Exec(tb.Context(), sql); err != nil {
 		tb.Fatalf("%s: %v", sql, err)
 	}
 }

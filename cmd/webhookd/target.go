@@ -111,7 +111,7 @@ func (t *target) deliver(ctx context.Context, e scenario.Event, header string) (
 	case err != nil:
 		return delivered{}, fmt.Errorf("deliver %s: %w (is 'webhookd dev' or 'webhookd serve' running?)", e.ID, err)
 	}
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }() // it was read; there is nothing to lose
 	text, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
 	if err != nil {
 		return delivered{}, fmt.Errorf("deliver %s: read answer: %w", e.ID, err)

@@ -134,8 +134,8 @@ func texts(v reflect.Value, f func(string)) {
 			texts(v.Elem(), f)
 		}
 	case reflect.Struct:
-		for i := range v.NumField() {
-			texts(v.Field(i), f)
+		for _, field := range v.Fields() {
+			texts(field, f)
 		}
 	case reflect.Slice, reflect.Array:
 		if v.Kind() == reflect.Slice && v.Type().Elem().Kind() == reflect.Uint8 {

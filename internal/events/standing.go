@@ -233,8 +233,8 @@ func unsettled(steps []Step, g int) bool {
 }
 
 func newestRedaction(steps []Step) int {
-	for i := len(steps) - 1; i >= 0; i-- {
-		if steps[i].State.Redaction != "" {
+	for i, step := range slices.Backward(steps) {
+		if step.State.Redaction != "" {
 			return i
 		}
 	}

@@ -2,6 +2,7 @@ package events_test
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -42,7 +43,7 @@ func folds(tb testing.TB, check func(*events.Standing), all ...*events.Event) {
 		}
 		for i, e := range left {
 			rest := append(append([]*events.Event{}, left[:i]...), left[i+1:]...)
-			permute(append(done[:len(done):len(done)], e), rest)
+			permute(append(slices.Clip(done), e), rest)
 		}
 	}
 	permute(nil, all)
@@ -285,6 +286,9 @@ func TestARedactCommandIsReplacedByStripesWord(t *testing.T) {
 	is(t, "Stripe's word", s.RedactionStatus, some("processing"))
 	s.Redact()
 	is(t, "a second command", s.RedactionStatus, some("processing"))
+	s.Steps = nil // retention
+	s.Redact()
+	is(t, "a third, without history", s.RedactionStatus, some("processing"))
 	is(t, "redacted", s.Redacted, true)
 }
 

@@ -115,7 +115,7 @@ func free(dir string) uint64 {
 	if err := syscall.Statfs(dir, &st); err != nil {
 		return 0
 	}
-	return uint64(st.Bavail) * uint64(st.Bsize) //nolint:gosec,unconvert // types differ between systems, and none is negative
+	return uint64(st.Bavail) * uint64(st.Bsize) //nolint:unconvert // types differ between systems, and none is negative
 }
 
 // claim makes or opens a folder that is ours and that the account can enter.
@@ -124,7 +124,7 @@ func claim(acct account, dir string) (*home, error) {
 	if acct.cred != nil {
 		mode = 0o711
 	}
-	err := os.MkdirAll(filepath.Dir(dir), 0o755) //nolint:gosec // PostgreSQL's user passes through
+	err := os.MkdirAll(filepath.Dir(dir), 0o755)
 	if err == nil {
 		err = os.Mkdir(dir, mode)
 	}

@@ -269,7 +269,7 @@ func (s *Server) Kill() error {
 func freePort(ctx context.Context) (int, error) {
 	var errs []error
 	for range 50 {
-		port := 20000 + rand.IntN(12000) //nolint:gosec // a port is no secret
+		port := 20000 + rand.IntN(12000)
 		l, err := new(net.ListenConfig).Listen(ctx, "tcp4", net.JoinHostPort(loopback, strconv.Itoa(port)))
 		if err == nil {
 			return port, l.Close()

@@ -137,7 +137,7 @@ func send(tb testing.TB, addr, method, path string, body io.Reader, header http.
 
 func read(tb testing.TB, res *http.Response) answer {
 	tb.Helper()
-	defer res.Body.Close()
+	defer func() { _ = res.Body.Close() }()
 	body, err := io.ReadAll(res.Body)
 	if err != nil {
 		tb.Fatal(err)

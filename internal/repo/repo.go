@@ -100,7 +100,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	o.BatchMax = cmp.Or(o.BatchMax, 256)
 	o.QueueLength = cmp.Or(o.QueueLength, 4096)
 	if !strings.Contains(o.URL, "pool_max_conns") {
-		cfg.MaxConns = int32(o.Committers) + laneWorkers + 4 //nolint:gosec // a small number by configuration
+		cfg.MaxConns = int32(o.Committers) + laneWorkers + 4
 	}
 	pool, err := pgxpool.NewWithConfig(ctx, cfg)
 	if err != nil {
@@ -180,8 +180,7 @@ func plain(doing string, err error) error {
 	if err == nil {
 		return nil
 	}
-	var pg *pgconn.PgError
-	if errors.As(err, &pg) {
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
 		e := &databaseError{code: pg.Code, table: pg.TableName, constraint: pg.ConstraintName}
 		if pg.Code == lockNotAvailable {
 			e.cause = events.ErrLocked
@@ -189,8 +188,7 @@ func plain(doing string, err error) error {
 		return fmt.Errorf("%s: %w", doing, e)
 	}
 	// Before the contexts: a connection has a deadline of its own.
-	var connect *pgconn.ConnectError
-	if errors.As(err, &connect) {
+	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
 		return fmt.Errorf("%s: no connection to the database", doing)
 	}
 	for _, ended := range []error{context.DeadlineExceeded, context.Canceled} {

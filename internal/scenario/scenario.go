@@ -139,8 +139,8 @@ func (s *Session) Created(at time.Time) Event {
 		mode = "live"
 	}
 	born := s.now
-	born.ClientSecret = ref(s.src.text(s.ID+"_secret_"+mode+"_YWNjdF8x", 64))
-	born.URL = ref(s.src.text("https://verify.stripe.com/start/"+mode+"_YWNjdF8x", 64))
+	born.ClientSecret = new(s.src.text(s.ID+"_secret_"+mode+"_YWNjdF8x", 64))
+	born.URL = new(s.src.text("https://verify.stripe.com/start/"+mode+"_YWNjdF8x", 64))
 	return s.event(events.TypeCreated, at, born, s.call())
 }
 
@@ -204,7 +204,7 @@ func (s *Session) Redacted(at time.Time) Event {
 func (s *Session) redact(word string) {
 	s.now.Redaction = &redaction{word}
 	s.now.Metadata = map[string]string{}
-	s.now.ClientReferenceID = ref(placeholder)
+	s.now.ClientReferenceID = new(placeholder)
 	if s.now.LastError != nil {
 		s.now.LastError = &lastError{s.now.LastError.Code, placeholder}
 	}
@@ -252,15 +252,15 @@ func (s *Session) Expanded(e Event) Event {
 // so that a session which is continued elsewhere keeps it.
 func (s *Session) report() *string {
 	if tail, ok := strings.CutPrefix(s.ID, "vs_"); ok && s.now.Report == nil {
-		return ref("vr_" + tail)
+		return new("vr_" + tail)
 	}
-	return ref(s.src.id("vr"))
+	return new(s.src.id("vr"))
 }
 
 // call is what Stripe tells of the API call that caused an event; the zero
 // request is an event that Stripe caused by itself.
 func (s *Session) call() request {
-	return request{ref(s.src.text("req_", 14)), ref(s.src.text("idv-", 20))}
+	return request{new(s.src.text("req_", 14)), new(s.src.text("idv-", 20))}
 }
 
 func (s *Session) event(eventType string, at time.Time, c content, r request) Event {
@@ -275,7 +275,8 @@ func (s *Session) event(eventType string, at time.Time, c content, r request) Ev
 	return doc.encode(at)
 }
 
-func ref(s string) *string { return &s }
+//go:fix inline
+func ref(s string) *string { return new(s) }
 
 func encode(v any) []byte {
 	body, err := json.MarshalIndent(v, "", "  ")

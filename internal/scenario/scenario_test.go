@@ -100,7 +100,7 @@ func TestEventsTellTheStateOfTheirSession(t *testing.T) {
 				st := p.Session.State()
 				return state{p.Type, st.Status, st.ErrorCode, slices.Index(reports, st.ReportID), st.Redaction}
 			}
-			for _, what := range strings.Fields(tt.before) {
+			for what := range strings.FieldsSeq(tt.before) {
 				see(happen(t, s, what))
 			}
 			if diff := cmp.Diff(tt.want, see(happen(t, s, tt.what))); diff != "" {

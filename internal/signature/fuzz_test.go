@@ -71,7 +71,7 @@ func oracle(body []byte, header string, now, tolerance int64) string {
 	}
 	var ts, v1s []string
 	malformed := len(header) > signature.MaxHeaderBytes
-	for _, e := range strings.Split(header, ",") {
+	for e := range strings.SplitSeq(header, ",") {
 		malformed = malformed || !element.MatchString(e)
 		if m := tValue.FindStringSubmatch(e); m != nil {
 			ts = append(ts, m[1])
