@@ -3,6 +3,7 @@ package events
 import (
 	"errors"
 	"fmt"
+	"io"
 )
 
 // ErrNotASession says that an answer of Stripe's API is no session that can be
@@ -17,6 +18,9 @@ func ParseSession(body []byte) (Session, error) {
 	defer parsers.Put(p)
 	p.reset(body, strict, 0)
 	if p.dec.PeekKind() != '{' || p.members(inSession) != nil {
+		return Session{}, ErrNotASession
+	}
+	if _, err := p.dec.ReadToken(); !errors.Is(err, io.EOF) {
 		return Session{}, ErrNotASession
 	}
 	p.object = Present

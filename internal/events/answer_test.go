@@ -54,11 +54,12 @@ func TestAnswersOfTheAPIAreDecodedLikeEvents(t *testing.T) {
 func TestWhatIsNoSessionIsAnError(t *testing.T) {
 	t.Parallel()
 	for name, body := range map[string]string{
-		"nothing":        ``,
-		"an array":       `[]`,
-		"cut off":        `{"id":"vs_1"`,
-		"no id":          `{"status":"verified"}`,
-		"a wrong status": `{"id":"vs_1","status":5}`,
+		"nothing":            ``,
+		"an array":           `[]`,
+		"cut off":            `{"id":"vs_1"`,
+		"something after it": `{"id":"vs_1"} {}`,
+		"no id":              `{"status":"verified"}`,
+		"a wrong status":     `{"id":"vs_1","status":5}`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
