@@ -140,7 +140,9 @@ func (s *storm) settle(databaseURL string) {
 // again by restart, it has the same data and port.
 func durable(tb testing.TB) (server *pgdev.Server, restart func() *pgdev.Server) {
 	tb.Helper()
-	first, err := pgdev.Start(tb.Context(), pgdev.Options{})
+	// The operator's default must not weaken what a 200 promises.
+	careless := map[string]string{"synchronous_commit": "off"}
+	first, err := pgdev.Start(tb.Context(), pgdev.Options{Settings: careless})
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -150,7 +152,7 @@ func durable(tb testing.TB) (server *pgdev.Server, restart func() *pgdev.Server)
 	}
 	return first, func() *pgdev.Server {
 		tb.Helper()
-		again, err := pgdev.Start(tb.Context(), pgdev.Options{Dir: first.Dir(), Port: first.Port()})
+		again, err := pgdev.Start(tb.Context(), pgdev.Options{Dir: first.Dir(), Port: first.Port(), Settings: careless})
 		if err != nil {
 			tb.Fatal(err)
 		}

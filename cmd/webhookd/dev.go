@@ -46,22 +46,11 @@ func runDev(ctx context.Context, reset bool, stdout, stderr io.Writer) (err erro
 	if err != nil {
 		return err
 	}
-	data := filepath.Join(folder, "postgres")
-	if reset {
-		if err := pgdev.Reset(ctx, data); err != nil {
-			return err
-		}
-	}
-	server, err := pgdev.Start(ctx, pgdev.Options{Dir: data, Log: stderr})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, server.Stop(context.WithoutCancel(ctx))) }()
-	url := server.URL("webhookd")
-
+	// What is wrong with the configuration is told before anything starts.
+	const pending = "postgres://127.0.0.1/"
 	cfg, err := LoadConfig(needDatabase|needMigrateDatabase|needSecrets, func(e *environment) {
-		e.DatabaseURL.force(url)
-		e.MigrateDatabaseURL.force(url)
+		e.DatabaseURL.force(pending)
+		e.MigrateDatabaseURL.force(pending)
 		switch own := "dev=" + secret; {
 		case e.StripeWebhookSecretsFile.set:
 			secret = "" // of theirs, only they know which trigger should use
@@ -79,6 +68,19 @@ func runDev(ctx context.Context, reset bool, stdout, stderr io.Writer) (err erro
 	if err != nil {
 		return err
 	}
+	data := filepath.Join(folder, "postgres")
+	if reset {
+		if err := pgdev.Reset(ctx, data); err != nil {
+			return err
+		}
+	}
+	server, err := pgdev.Start(ctx, pgdev.Options{Dir: data, Log: stderr})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, server.Stop(context.WithoutCancel(ctx))) }()
+	url := server.URL("webhookd")
+	cfg.DatabaseURL, cfg.MigrateDatabaseURL = hidden(url), hidden(url)
 	if _, err := repo.Migrate(ctx, url); err != nil {
 		return err
 	}

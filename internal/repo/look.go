@@ -24,10 +24,13 @@ type view struct {
 }
 
 const (
+	// What is acknowledged must outlive a crash, whatever the server's default is.
 	// Every statement of a write reaches its rows by key. A plan that was made
 	// while a table was small would go on reading all of it as it grows.
 	sqlSettings = `
-SELECT set_config('lock_timeout', $1, true), set_config('plan_cache_mode', 'force_generic_plan', true),
+SELECT set_config('lock_timeout', $1, true),
+       set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, true),
+       set_config('plan_cache_mode', 'force_generic_plan', true),
        set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true),
        set_config('enable_mergejoin', 'off', true), set_config('jit', 'off', true)`
 
