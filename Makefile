@@ -52,8 +52,8 @@ fuzz-run: | bin
 	done; echo "fuzz: $(words $(FUZZ_TARGETS)) targets, $(FUZZ_TIME) each, nothing found"
 
 .PHONY: bench
-bench: postgres ## Measure: signature, decoding, recording
-	@go test -run '^$$' -bench . -benchmem ./internal/...
+bench: postgres ## Measure against a hand-written service (docs/performance.md); about 12 minutes
+	@go run ./bench
 
 .PHONY: generate
 generate: ## Renew the tables of README that code writes

@@ -83,6 +83,7 @@ CREATE TABLE stripe_identity.status_transitions (
     rank                   smallint NOT NULL, -- own: order of the event types within a second
     twin                   bytea,             -- own: digest of session, event type, state and second
     options                jsonb,             -- own: of the session when this happened
+    metadata               jsonb,             -- own: likewise; gone with a redaction
     previous_status        text,              -- own: of the row before in the session's history
     previous_at            timestamptz        -- own: when that one occurred; null for the first
 );

@@ -104,7 +104,7 @@ BEGIN
     -- A redaction takes the reason; a twin, or the event that an answer of the
     -- API was ahead of, takes the row over. What it tells stays.
     GRANT UPDATE (event_id, account, livemode, type, event_type, error_reason, occurred_at, source, rank, twin, options,
-                  previous_status, previous_at)
+                  metadata, previous_status, previous_at)
         ON stripe_identity.status_transitions TO webhookd_writer;
 
     -- The reader: each column by its name, none that is personal.
@@ -115,7 +115,7 @@ BEGIN
                   client_reference_id, related_customer, related_customer_account, related_person,
                   related_person_account, verification_flow, options, redaction_status, created_at,
                   status_changed_at, last_event_id, last_event_created_at, needs_refresh, fetched_from,
-                  fetched_until, outputs_wanted_since, first_seen_at, updated_at, births, redacted, hidden)
+                  fetched_until, outputs_wanted_since, first_seen_at, updated_at, births, redacted, hidden, told_by)
         ON stripe_identity.verification_sessions TO webhookd_reader;
     GRANT SELECT (id, event_id, session_id, account, livemode, type, event_type, status, error_code,
                   verification_report_id, redaction_status, occurred_at, recorded_at, source, xid, rank, twin, options,
@@ -124,7 +124,7 @@ BEGIN
     GRANT SELECT (event_id, type, session_id, created_at, received_at, reason, resolved_at, account, livemode,
                   source, secret_name, hides)
         ON stripe_identity.quarantined_events TO webhookd_reader;
-    GRANT SELECT ON stripe_identity.reconcile_runs, stripe_identity.pii_reads, stripe_identity.schema_migrations,
+    GRANT SELECT ON stripe_identity.answers, stripe_identity.reconcile_runs, stripe_identity.pii_reads, stripe_identity.schema_migrations,
                     stripe_identity.verification_timeline, stripe_identity.subject_status,
                     stripe_identity.failure_reasons_hourly
         TO webhookd_reader;

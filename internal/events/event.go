@@ -159,6 +159,10 @@ type Event struct {
 	// (see sanitised in contract). Nil for a Foreign event.
 	Payload []byte
 
+	// Filled is set by the store: the event filled a row of history that an
+	// answer of the API had made, and that was counted then.
+	Filled bool
+
 	// How the event reached us.
 	Source     string // SourceWebhook or SourceReconcile
 	SecretName string // the configured name of the secret that matched

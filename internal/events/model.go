@@ -1,7 +1,9 @@
 package events
 
 import (
-	"maps"
+	"cmp"
+	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -71,15 +73,27 @@ type QuarantinedRow struct {
 }
 
 // Model computes the rows for a set of events, given in any order and number,
-// and of sessions that an operator erased. It is written from the contract,
-// for the whole set at once, and shares only the vocabulary with [Standing].
+// and of sessions that an operator erased.
 func Model(set []*Event, erased ...string) Rows {
+	return History{Events: set, Erased: erased}.Rows()
+}
+
+// History is everything that Stripe and operators have said.
+type History struct {
+	Events  []*Event
+	Answers map[string][]Answer // by session
+	Erased  []string            // sessions
+}
+
+// Rows computes what must stand. It is written from the contract, for the whole
+// set at once, and shares only the vocabulary with [Standing].
+func (h History) Rows() Rows {
 	rows := Rows{
 		Events: map[string]EventRow{}, Sessions: map[string]SessionRow{}, Transitions: map[string]TransitionRow{},
 		Outputs: map[string]OutputsRow{}, Details: map[string]Details{}, Quarantined: map[string]QuarantinedRow{},
 	}
 	byID := map[string]*Event{}
-	for _, e := range set {
+	for _, e := range h.Events {
 		byID[e.ID] = e
 	}
 	sessions := map[string]*told{}
@@ -89,8 +103,11 @@ func Model(set []*Event, erased ...string) Rows {
 		}
 		return sessions[id]
 	}
-	for _, id := range erased {
+	for _, id := range h.Erased {
 		of(id).erased = true
+	}
+	for id, answers := range h.Answers {
+		of(id).answers = answers
 	}
 	for _, e := range byID {
 		switch {
@@ -103,7 +120,7 @@ func Model(set []*Event, erased ...string) Rows {
 		}
 	}
 	for id, t := range sessions {
-		if len(t.events) > 0 || t.erased {
+		if len(t.events) > 0 || len(t.answers) > 0 || t.erased {
 			t.rows(id, &rows)
 		}
 	}
@@ -129,57 +146,97 @@ func Model(set []*Event, erased ...string) Rows {
 
 // told is everything that a set says of one session.
 type told struct {
-	events []*Event // ids are unique
-	broken []*Event
-	erased bool
+	events  []*Event // ids are unique
+	answers []Answer
+	broken  []*Event
+	erased  bool
 }
 
 func (t *told) gone() bool {
-	return t.erased || slices.ContainsFunc(t.events, func(e *Event) bool { return KnownRedaction(e.Session.Redaction.Value) })
+	return t.erased || t.says(func(c *Session) bool { return KnownRedaction(c.Redaction.Value) })
+}
+
+// says reports whether any event or answer tells something.
+func (t *told) says(something func(*Session) bool) bool {
+	return slices.ContainsFunc(t.events, func(e *Event) bool { return something(&e.Session) }) ||
+		slices.ContainsFunc(t.answers, func(a Answer) bool { return something(&a.Session) })
 }
 
 func (t *told) hidden() bool {
-	return slices.ContainsFunc(t.events, func(e *Event) bool {
-		r := e.Session.Redaction
-		return r.Has() && !KnownRedaction(r.Value)
-	}) || slices.ContainsFunc(t.broken, func(e *Event) bool { return e.Hides })
+	return t.says(func(c *Session) bool { return c.Redaction.Has() && !KnownRedaction(c.Redaction.Value) }) ||
+		slices.ContainsFunc(t.broken, func(e *Event) bool { return e.Hides })
+}
+
+// item is an event or an answer in the order of a session's history.
+type item struct {
+	Key
+	*Session
+	event *Event // nil for an answer
+	from  int64  // of an answer
+	asked bool   // for outputs
+	told  Text   // of an answer: the account
+	twin  TwinKey
+}
+
+// items is everything that was told, in order: answers behind the events of
+// their last second, and of two that end in one second only the one that
+// counts.
+func (t *told) items() []item {
+	var all []item
+	for _, e := range t.events {
+		all = append(all, item{Key: e.Key(), Session: &e.Session, event: e, twin: e.Twin()})
+	}
+	answers := map[int64]item{}
+	for _, a := range t.answers {
+		next := item{Key: Key{Second: a.Until.Unix(), Rank: AnswerRank}, Session: &a.Session, from: a.From.Unix(), asked: a.Outputs, told: a.Account}
+		if other, ok := answers[next.Second]; ok {
+			asked := other.asked || next.asked
+			if next.from < other.from || next.from == other.from && next.State().less(other.State()) {
+				next = other
+			}
+			next.asked = asked
+		}
+		answers[next.Second] = next
+	}
+	for _, a := range answers {
+		all = append(all, a)
+	}
+	slices.SortFunc(all, func(a, b item) int { return a.Compare(b.Key) })
+	return all
 }
 
 func (t *told) rows(id string, rows *Rows) {
-	inOrder := slices.SortedFunc(slices.Values(t.events), func(a, b *Event) int { return a.Key().Compare(b.Key()) })
+	all := t.items()
+	var row SessionRow
+	for _, i := range all {
+		row.Account = cmp.Or(row.Account, i.told.Value)
+		if i.event != nil {
+			row.Account = cmp.Or(row.Account, i.event.Account.Value)
+			row.Context = cmp.Or(row.Context, i.event.Context.Value)
+		}
+		row.Livemode = cmp.Or(row.Livemode, i.Livemode)
+		if row.CreatedAt.IsZero() {
+			row.CreatedAt = i.Created
+		}
+		row.ClientReferenceID = cmp.Or(row.ClientReferenceID, i.ClientReferenceID.Value)
+		row.RelatedCustomer = cmp.Or(row.RelatedCustomer, i.RelatedCustomer.Value)
+		row.RelatedCustomerAccount = cmp.Or(row.RelatedCustomerAccount, i.RelatedCustomerAccount.Value)
+		row.RelatedPerson = cmp.Or(row.RelatedPerson, i.RelatedPerson.Value)
+		row.RelatedPersonAccount = cmp.Or(row.RelatedPersonAccount, i.RelatedPersonAccount.Value)
+		row.VerificationFlow = cmp.Or(row.VerificationFlow, i.VerificationFlow.Value)
+	}
 
 	// Of twins the smallest id counts: it comes first.
-	changes := slices.Clone(inOrder)
 	seen := map[TwinKey]bool{}
-	changes = slices.DeleteFunc(changes, func(e *Event) bool {
-		k := e.Twin()
-		defer func() { seen[k] = true }()
-		return seen[k]
+	changes := slices.DeleteFunc(slices.Clone(all), func(i item) bool {
+		defer func() { seen[i.twin] = true }()
+		return i.event != nil && seen[i.twin]
 	})
-
-	row := SessionRow{
-		Account:                birth(inOrder, func(e *Event) Text { return e.Account }),
-		Context:                birth(inOrder, func(e *Event) Text { return e.Context }),
-		ClientReferenceID:      birth(inOrder, func(e *Event) Text { return e.Session.ClientReferenceID }),
-		RelatedCustomer:        birth(inOrder, func(e *Event) Text { return e.Session.RelatedCustomer }),
-		RelatedCustomerAccount: birth(inOrder, func(e *Event) Text { return e.Session.RelatedCustomerAccount }),
-		RelatedPerson:          birth(inOrder, func(e *Event) Text { return e.Session.RelatedPerson }),
-		RelatedPersonAccount:   birth(inOrder, func(e *Event) Text { return e.Session.RelatedPersonAccount }),
-		VerificationFlow:       birth(inOrder, func(e *Event) Text { return e.Session.VerificationFlow }),
-	}
-	for _, e := range inOrder {
-		if row.Livemode == ModeUnknown {
-			row.Livemode = e.Livemode
-		}
-		if row.CreatedAt.IsZero() {
-			row.CreatedAt = e.Session.Created
-		}
-	}
 	t.state(&row, changes)
 	if t.erased && row.RedactionStatus == "" {
 		row.RedactionStatus = RedactionRedacted
 	}
-	row.NeedsRefresh = row.NeedsRefresh || len(t.broken) > 0
+	row.NeedsRefresh = row.NeedsRefresh || t.doubted(all)
 	if t.gone() {
 		row.LastErrorReason, row.Metadata = "", ""
 	}
@@ -187,98 +244,120 @@ func (t *told) rows(id string, rows *Rows) {
 		row.OutputsWantedSince = time.Time{}
 	}
 	rows.Sessions[id] = row
-
-	for _, e := range changes {
-		c := e.Session
-		tr := TransitionRow{
-			SessionID: id, Account: e.Account.Value, Livemode: e.Livemode, Type: c.Type.Value, EventType: e.Type,
-			Status: c.Status.Value, ErrorCode: c.ErrorCode.Value, ErrorReason: c.ErrorReason.Value,
-			VerificationReportID: c.ReportID.Value, RedactionStatus: c.Redaction.Value, OccurredAt: e.Created,
-		}
-		if t.gone() {
-			tr.ErrorReason = ""
-		}
-		rows.Transitions[e.ID] = tr
-	}
+	t.history(id, changes, rows)
 	if t.gone() {
 		return
 	}
-	if e := newestCarrier(inOrder, func(e *Event) bool { return e.Session.Outputs != nil }); e != nil {
-		rows.Outputs[id] = OutputsRow{*e.Session.Outputs, e.Session.ReportID.Value}
+	if i := newestCarrier(all, func(c *Session) bool { return c.Outputs != nil }); i != nil {
+		rows.Outputs[id] = OutputsRow{*i.Outputs, i.ReportID.Value}
 	}
-	if e := newestCarrier(inOrder, func(e *Event) bool { return e.Session.Details != nil }); e != nil {
-		rows.Details[id] = *e.Session.Details
+	if i := newestCarrier(all, func(c *Session) bool { return c.Details != nil }); i != nil {
+		rows.Details[id] = *i.Details
 	}
 }
 
 // state fills in what the newest change tells that is not after the end.
-func (t *told) state(row *SessionRow, changes []*Event) {
-	var end *Event
-	var valid, late []*Event
-	for _, e := range changes {
-		if end == nil && e.Session.Status.Value == StatusCanceled {
-			end = e
+func (t *told) state(row *SessionRow, changes []item) {
+	end := int64(math.MaxInt64)
+	var valid, late []item
+	for _, i := range changes {
+		if i.Status.Value == StatusCanceled {
+			end = min(end, i.Second)
 		}
-		if end != nil && e.Created.After(end.Created) && !KnownRedaction(e.Session.Redaction.Value) {
-			late = append(late, e)
+		if i.event != nil && i.Second > end && !KnownRedaction(i.Redaction.Value) {
+			late = append(late, i)
 		} else {
-			valid = append(valid, e)
+			valid = append(valid, i)
 		}
-		if e.Session.Redaction.Has() {
-			row.RedactionStatus = e.Session.Redaction.Value
+		if i.Redaction.Has() {
+			row.RedactionStatus = i.Redaction.Value
 		}
 	}
 	if len(valid) == 0 {
 		return
 	}
 	now := valid[len(valid)-1]
-	c := now.Session
-	row.Type, row.Status = c.Type.Value, c.Status.Value
-	row.LastErrorCode, row.LastErrorReason = c.ErrorCode.Value, c.ErrorReason.Value
-	row.LastVerificationReportID = c.ReportID.Value
-	row.Options, row.Metadata = string(c.Options), string(c.Metadata)
-	row.LastEventID, row.LastEventCreatedAt = now.ID, now.Created
-	row.StatusChangedAt = now.Created
-	for _, e := range slices.Backward(valid) {
-		if e.Session.Status.Value != row.Status {
+	row.Type, row.Status = now.Type.Value, now.Status.Value
+	row.LastErrorCode, row.LastErrorReason = now.ErrorCode.Value, now.ErrorReason.Value
+	row.LastVerificationReportID = now.ReportID.Value
+	row.Options, row.Metadata = string(now.Options), string(now.Metadata)
+	for _, i := range slices.Backward(valid) {
+		if i.Status.Value != row.Status {
 			break
 		}
-		row.StatusChangedAt = e.Created
+		row.StatusChangedAt = time.Unix(i.Second, 0).UTC()
 	}
-	for _, e := range changes {
-		row.NeedsRefresh = row.NeedsRefresh || e.Created.Equal(now.Created) && e.Session.State() != c.State()
+	fetched := false
+	for _, i := range valid {
+		if i.event != nil {
+			row.LastEventID, row.LastEventCreatedAt = i.Key.ID, i.event.Created
+		}
+		fetched = fetched || i.asked && i.Second >= row.StatusChangedAt.Unix()
 	}
-	for _, e := range late {
-		row.NeedsRefresh = row.NeedsRefresh || e.Created.After(now.Created)
+	from := now.Second
+	if now.event == nil {
+		from = now.from
 	}
-	if row.Status == StatusVerified {
-		row.OutputsWantedSince = now.Created
+	for _, i := range changes {
+		inDoubt := i.Second >= from && i.Second <= now.Second
+		row.NeedsRefresh = row.NeedsRefresh || i.event != nil && inDoubt && i.State() != now.State()
+	}
+	for _, i := range late {
+		row.NeedsRefresh = row.NeedsRefresh || i.Second > now.Second
+	}
+	if row.Status == StatusVerified && !fetched {
+		row.OutputsWantedSince = row.StatusChangedAt
 	}
 }
 
-func birth(inOrder []*Event, field func(*Event) Text) string {
-	for _, e := range inOrder {
-		if field(e).Has() {
-			return field(e).Value
+// doubted reports whether an event is in quarantine that came since the newest
+// answer was asked for.
+func (t *told) doubted(all []item) bool {
+	var asked time.Time
+	for _, i := range all {
+		if i.event == nil {
+			asked = time.Unix(i.from, 0)
 		}
 	}
-	return ""
+	return slices.ContainsFunc(t.broken, func(e *Event) bool { return !e.ReceivedAt.Before(asked) })
 }
 
-// newestCarrier is the newest event that carries something; of twins that
-// both do, the one with the smaller id.
-func newestCarrier(inOrder []*Event, carries func(*Event) bool) *Event {
-	first := map[TwinKey]*Event{}
-	for _, e := range inOrder {
-		if carries(e) && first[e.Twin()] == nil {
-			first[e.Twin()] = e
+// history is every change that an event told, and those that only an answer
+// did: it tells another state than what was told before it.
+func (t *told) history(id string, changes []item, rows *Rows) {
+	for n, i := range changes {
+		tr := TransitionRow{
+			SessionID: id, Livemode: i.Livemode, Type: i.Type.Value, Status: i.Status.Value,
+			ErrorCode: i.ErrorCode.Value, ErrorReason: i.ErrorReason.Value,
+			VerificationReportID: i.ReportID.Value, RedactionStatus: i.Redaction.Value, OccurredAt: time.Unix(i.Second, 0).UTC(),
+		}
+		if t.gone() {
+			tr.ErrorReason = ""
+		}
+		switch {
+		case i.event != nil:
+			tr.EventType, tr.Account = i.event.Type, i.event.Account.Value
+			rows.Transitions[i.Key.ID] = tr
+		case n == 0 || changes[n-1].State() != i.State():
+			tr.EventType, tr.Account, tr.ErrorReason = i.eventType(), i.told.Value, ""
+			rows.Transitions[fmt.Sprintf("%s@%d", id, i.Second)] = tr
 		}
 	}
-	carriers := slices.SortedFunc(maps.Values(first), func(a, b *Event) int { return a.Key().Compare(b.Key()) })
-	if len(carriers) == 0 {
-		return nil
+}
+
+// newestCarrier is the newest item that carries something; of twins that both
+// do, the one with the smaller id.
+func newestCarrier(all []item, carries func(*Session) bool) *item {
+	var newest *item
+	seen := map[TwinKey]bool{}
+	for _, i := range all {
+		if !carries(i.Session) || i.event != nil && seen[i.twin] {
+			continue
+		}
+		seen[i.twin] = i.event != nil
+		newest = &i
 	}
-	return carriers[len(carriers)-1]
+	return newest
 }
 
 // Carrier says which event told what stands in verified_outputs or
@@ -291,7 +370,7 @@ type Carrier struct {
 // Supersedes reports whether what c carries takes the place of what o told:
 // newer in the order, or of two twins the smaller id.
 func (c Carrier) Supersedes(o Carrier) bool {
-	if c.Twin == o.Twin {
+	if c.Twin == o.Twin && c.Twin != (TwinKey{}) {
 		return strings.Compare(c.ID, o.ID) < 0
 	}
 	return c.Compare(o.Key) > 0

@@ -40,6 +40,28 @@ type State struct {
 	Status, ErrorCode, ReportID, Redaction string
 }
 
+func (s State) less(o State) bool {
+	return cmp.Or(strings.Compare(s.Status, o.Status), strings.Compare(s.ErrorCode, o.ErrorCode),
+		strings.Compare(s.ReportID, o.ReportID), strings.Compare(s.Redaction, o.Redaction)) < 0
+}
+
+// eventType is the type of the event that would have told the session's state.
+func (s *Session) eventType() string {
+	switch r := s.Redaction.Value; {
+	case r == RedactionRedacted || r == RedactionValidated:
+		return TypeRedacted
+	case s.Status.Value == StatusVerified:
+		return TypeVerified
+	case s.Status.Value == StatusProcessing:
+		return TypeProcessing
+	case s.Status.Value == StatusCanceled:
+		return TypeCanceled
+	case !s.ErrorCode.Has() && !s.ReportID.Has():
+		return TypeCreated // nobody has tried yet
+	}
+	return TypeRequiresInput
+}
+
 // State is the state that the session's content tells. Null and a placeholder
 // count as nothing.
 func (s *Session) State() State {

@@ -10,11 +10,17 @@ import (
 	"time"
 )
 
-// Step is one transition of a session's history: a change that one event, or
-// several twins, told. Of twins the content of the smallest id stands.
+// Step is one thing that was told of a session's state: by one event, or by
+// several twins, of which the content of the smallest id stands; or by an
+// answer of the API, which has no ID and stands behind all events up to the
+// end of its span. An event is a row of history. An answer is one only where
+// it tells a change that no event told.
 type Step struct {
 	Key              // ID is the event's
 	Row      int64   // surrogate id in status_transitions; zero until written
+	From     int64   // of an answer: when its span begins, unix
+	Answer   bool    // told by the API
+	Outputs  bool    // of an answer: it was asked for outputs
 	Twin     TwinKey // equal for events that tell this change
 	Type     string  // of the event
 	State    State
@@ -23,8 +29,10 @@ type Step struct {
 	Livemode Mode
 	Reason   Text   // last_error.reason; not read back from the database
 	Options  []byte // likewise
+	Metadata []byte // likewise
 	Source   string // likewise
 	Changed  bool   // to be written
+	Shown    bool   // of an answer: it is a row of history
 }
 
 // redaction reports whether the step tells that data must go.
@@ -62,44 +70,136 @@ type Standing struct {
 	NeedsRefresh       bool
 	OutputsWantedSince time.Time
 
+	// ToldBy names the step whose content the row has: an event's id, or "@" and
+	// the end of an answer's span.
+	ToldBy string
+
 	Steps []Step // in order
+
+	Obsolete []int64  // rows of history that an answer made and events explain by now
+	Filled   []string // events that took over such a row: it was counted already
 
 	// Reload names the event whose content must be read back from what is
 	// stored, because neither the row nor the events at hand hold it.
 	Reload string
 
-	fresh []*Event // taken since the row was read
+	fresh map[string]*Session // content taken since the row was read, by step
 }
 
 // Take folds one event, which is new and a [Snapshot] of this session.
 func (s *Standing) Take(e *Event) Outcome {
-	s.fresh = append(s.fresh, e)
-	s.bear(e)
-	if r := e.Session.Redaction; r.Has() {
-		s.Redacted = s.Redacted || KnownRedaction(r.Value)
-		s.Hidden = s.Hidden || !KnownRedaction(r.Value)
-	}
+	s.hear(&e.Session, e.Key(), e.Account, e.Context)
 	step := Step{
 		Key: e.Key(), Twin: e.Twin(), Type: e.Type, State: e.Session.State(), Session: e.Session.Type,
-		Account: e.Account, Livemode: e.Livemode, Reason: e.Session.ErrorReason, Options: e.Session.Options,
-		Source: e.Source, Changed: true,
+		Account: e.Account, Livemode: e.Livemode, Reason: e.Session.ErrorReason,
+		Options: e.Session.Options, Metadata: e.Session.Metadata, Source: e.Source, Changed: true,
 	}
-	if i := slices.IndexFunc(s.Steps, func(t Step) bool { return t.Twin == step.Twin }); i >= 0 {
+	s.keep(step.name(), &e.Session)
+	if i := slices.IndexFunc(s.Steps, func(t Step) bool { return !t.Answer && t.Twin == step.Twin }); i >= 0 {
 		if step.ID < s.Steps[i].ID {
 			step.Row, step.Source = s.Steps[i].Row, cmp.Or(s.Steps[i].Source, step.Source)
 			s.Steps[i] = step
 			s.sort()
-			s.settle()
+			s.Settle()
 		}
 		return Twin
 	}
 	s.Steps = append(s.Steps, step)
 	s.sort()
-	s.settle()
-	if s.LastEventID == e.ID {
+	s.Settle()
+	if s.ToldBy == e.ID {
 		return Applied
 	}
 	return Stale
+}
+
+// Answer is what Stripe's API told of a session: a state that held at some
+// moment between From and Until, in whole seconds.
+type Answer struct {
+	From, Until time.Time // start of the request, never after Until; the answer's Date, by Stripe's clock
+	Account     Text      // in whose name it was asked, for Connect
+	Session     Session
+	Outputs     bool     // outputs were asked for
+	Unreadable  []string // those that the key may not read
+}
+
+// Hear folds one answer. Of two that end in the same second the later request
+// counts.
+func (s *Standing) Hear(a *Answer) {
+	c := &a.Session
+	key := Key{Second: a.Until.Unix(), Rank: AnswerRank}
+	step := Step{
+		Key: key, Answer: true, From: a.From.Unix(), Outputs: a.Outputs, Type: c.eventType(), State: c.State(),
+		Session: c.Type, Account: a.Account, Livemode: c.Livemode,
+		Source: SourceAPI, Changed: true,
+	}
+	if i := slices.IndexFunc(s.Steps, func(t Step) bool { return t.Answer && t.Second == key.Second }); i >= 0 {
+		other := &s.Steps[i]
+		step.Outputs = step.Outputs || other.Outputs
+		if step.From < other.From || step.From == other.From && step.State.less(other.State) {
+			other.Changed = other.Changed || other.Outputs != step.Outputs
+			other.Outputs = step.Outputs
+			s.hear(c, key, a.Account, Text{})
+			s.Settle()
+			return
+		}
+		if other.Row != 0 {
+			s.Obsolete = append(s.Obsolete, other.Row)
+		}
+		*other = step
+		s.ToldBy = strings.TrimPrefix(s.ToldBy, step.name()) // its content is to be taken over again
+	} else {
+		s.Steps = append(s.Steps, step)
+	}
+	s.hear(c, key, a.Account, Text{})
+	s.keep(step.name(), c)
+	s.sort()
+	s.Settle()
+}
+
+// AnswerRank puts an answer behind every event of its last second.
+const AnswerRank = 9
+
+// hear takes over what counts whatever the order: births and redactions.
+func (s *Standing) hear(c *Session, key Key, account, context Text) {
+	s.bear(c, key, account, context)
+	if r := c.Redaction; r.Has() {
+		s.Redacted = s.Redacted || KnownRedaction(r.Value)
+		s.Hidden = s.Hidden || !KnownRedaction(r.Value)
+	}
+}
+
+func (s *Standing) keep(step string, c *Session) {
+	if s.fresh == nil {
+		s.fresh = map[string]*Session{}
+	}
+	s.fresh[step] = c
+}
+
+// Asked is the span of the newest answer of Stripe's API; nil if it never answered.
+func (s *Standing) Asked() (from, until *time.Time) {
+	for _, t := range slices.Backward(s.Steps) {
+		if t.Answer {
+			return new(time.Unix(t.From, 0).UTC()), new(time.Unix(t.Second, 0).UTC())
+		}
+	}
+	return nil, nil
+}
+
+// AskedAt is when that span began; zero if Stripe's API never answered.
+func (s *Standing) AskedAt() time.Time {
+	if from, _ := s.Asked(); from != nil {
+		return *from
+	}
+	return time.Time{}
+}
+
+// name tells steps of one session apart.
+func (s *Step) name() string {
+	if s.Answer {
+		return "@" + strconv.FormatInt(s.Second, 10)
+	}
+	return s.ID
 }
 
 // Redact erases the session by an operator's order: an input like an event,
@@ -109,7 +209,7 @@ func (s *Standing) Redact() {
 	if !s.RedactionStatus.Has() {
 		s.RedactionStatus = Some(RedactionRedacted)
 	}
-	s.settle()
+	s.Settle()
 }
 
 // Doubt notes that an event of this session is in quarantine; hides says that
@@ -117,15 +217,15 @@ func (s *Standing) Redact() {
 func (s *Standing) Doubt(hides bool) {
 	s.Suspect = true
 	s.Hidden = s.Hidden || hides
-	s.settle()
+	s.Settle()
 }
 
 func (s *Standing) sort() {
 	slices.SortFunc(s.Steps, func(a, b Step) int { return a.Compare(b.Key) })
 }
 
-// settle derives everything that is not fixed at birth from the steps.
-func (s *Standing) settle() {
+// Settle derives everything that is not fixed at birth from the steps.
+func (s *Standing) Settle() {
 	s.NeedsRefresh = s.Suspect
 	if g := governing(s.Steps); g >= 0 {
 		s.follow(g)
@@ -134,10 +234,12 @@ func (s *Standing) settle() {
 	if i := newestRedaction(s.Steps); i >= 0 {
 		s.RedactionStatus = Some(s.Steps[i].State.Redaction)
 	}
+	s.show()
 	if s.Redacted {
-		s.Metadata, s.ErrorReason = nil, Text{}
+		// What hid the session has come to its end.
+		s.Hidden, s.Metadata, s.ErrorReason = false, nil, Text{}
 		for i := range s.Steps {
-			s.Steps[i].Reason = Text{}
+			s.Steps[i].Reason, s.Steps[i].Metadata = Text{}, nil
 		}
 	}
 	if s.Redacted || s.Hidden {
@@ -162,18 +264,53 @@ func (s *Standing) follow(g int) {
 		since = min(since, changed.Unix())
 	}
 	s.StatusChangedAt = time.Unix(since, 0).UTC()
-	if s.LastEventID != step.ID {
+	if s.ToldBy != step.name() {
 		s.content(step)
 	}
 	s.Type = step.Session
 	s.Status = text(step.State.Status)
 	s.ErrorCode = text(step.State.ErrorCode)
 	s.ReportID = text(step.State.ReportID)
-	s.LastEventID = step.ID
-	s.LastEventCreatedAt = time.Unix(step.Second, 0).UTC()
+	s.LastEventID, s.LastEventCreatedAt = "", time.Time{}
+	fetched := int64(math.MinInt64)
+	for i := range s.Steps {
+		switch t := &s.Steps[i]; {
+		case t.Answer && t.Outputs:
+			fetched = t.Second
+		case !t.Answer && t.counts(end):
+			s.LastEventID, s.LastEventCreatedAt = t.ID, time.Unix(t.Second, 0).UTC()
+		}
+	}
 	s.OutputsWantedSince = time.Time{}
-	if step.State.Status == StatusVerified {
-		s.OutputsWantedSince = s.LastEventCreatedAt
+	if step.State.Status == StatusVerified && fetched < since {
+		s.OutputsWantedSince = s.StatusChangedAt
+	}
+}
+
+// show settles which answers are rows of history: those that tell another
+// state than the step before them. An event that comes to tell the change
+// itself takes the row over.
+func (s *Standing) show() {
+	for i := range s.Steps {
+		t := &s.Steps[i]
+		if !t.Answer {
+			continue
+		}
+		if i == 0 || s.Steps[i-1].State != t.State {
+			t.Shown = true
+			continue
+		}
+		t.Shown = false
+		if t.Row == 0 {
+			continue
+		}
+		if before := &s.Steps[i-1]; !before.Answer && before.Row == 0 {
+			before.Row = t.Row
+			s.Filled = append(s.Filled, before.ID)
+		} else {
+			s.Obsolete = append(s.Obsolete, t.Row)
+		}
+		t.Row = 0
 	}
 }
 
@@ -184,16 +321,17 @@ func text(s string) Text {
 	return Some(s)
 }
 
-// content takes over what only the event itself holds.
+// content takes over what only the event or answer itself holds.
 func (s *Standing) content(step *Step) {
-	for _, e := range s.fresh {
-		if e.ID == step.ID {
-			s.Reload = ""
-			s.ErrorReason, s.Options, s.Metadata = e.Session.ErrorReason, e.Session.Options, e.Session.Metadata
-			return
-		}
+	s.ToldBy, s.Reload = step.name(), ""
+	switch c := s.fresh[s.ToldBy]; {
+	case c != nil:
+		s.ErrorReason, s.Options, s.Metadata = c.ErrorReason, c.Options, c.Metadata
+	case !step.Answer:
+		s.Reload = step.ID
 	}
-	s.Reload = step.ID
+	// What an answer told is not kept: it governs again only when what came
+	// later turns out to come after the end, and that asks for a refresh.
 }
 
 // finalSecond is when the session was canceled, which is final; else the end of time.
@@ -206,9 +344,9 @@ func finalSecond(steps []Step) int64 {
 	return math.MaxInt64
 }
 
-// counts reports whether the session may have the step's state: what is dated
-// after the end and is no redaction is history.
-func (s *Step) counts(end int64) bool { return s.Second <= end || s.redaction() }
+// counts reports whether the session may have the step's state: an event that
+// is dated after the end and is no redaction is history.
+func (s *Step) counts(end int64) bool { return s.Answer || s.Second <= end || s.redaction() }
 
 // governing is the newest step that counts, or -1.
 func governing(steps []Step) int {
@@ -221,11 +359,16 @@ func governing(steps []Step) int {
 	return -1
 }
 
-// unsettled reports whether the events leave open what the session's state is:
-// the newest second tells two of them, or something came after the end.
+// unsettled reports whether it is open what the session's state is: the newest
+// second, or the span of the answer that governs, tells two of them, or
+// something came after the end.
 func unsettled(steps []Step, g int) bool {
-	for i := len(steps) - 1; i >= 0 && steps[i].Second >= steps[g].Second; i-- {
-		if steps[i].Second > steps[g].Second || steps[i].State != steps[g].State {
+	from := steps[g].Second
+	if steps[g].Answer {
+		from = steps[g].From
+	}
+	for _, t := range steps {
+		if !t.Answer && (t.Second > steps[g].Second || t.Second >= from && t.State != steps[g].State) {
 			return true
 		}
 	}
@@ -246,19 +389,17 @@ type Births [10]Key
 
 // bear takes over what is fixed at birth from an event that is earlier in the
 // order than the one that told it so far. Null and placeholders tell nothing.
-func (s *Standing) bear(e *Event) {
-	c := &e.Session
+func (s *Standing) bear(c *Session, key Key, account, context Text) {
 	texts := [...]struct {
 		dst  *Text
 		told Text
 	}{
-		{&s.Account, e.Account}, {&s.Context, e.Context},
+		{&s.Account, account}, {&s.Context, context},
 		{&s.ClientReferenceID, c.ClientReferenceID},
 		{&s.RelatedCustomer, c.RelatedCustomer}, {&s.RelatedCustomerAccount, c.RelatedCustomerAccount},
 		{&s.RelatedPerson, c.RelatedPerson}, {&s.RelatedPersonAccount, c.RelatedPersonAccount},
 		{&s.VerificationFlow, c.VerificationFlow},
 	}
-	key := e.Key()
 	earlier := func(field int) bool {
 		first := s.Births[field] == Key{} || key.Compare(s.Births[field]) < 0
 		if first {
@@ -271,8 +412,8 @@ func (s *Standing) bear(e *Event) {
 			*f.dst = f.told
 		}
 	}
-	if e.Livemode != ModeUnknown && earlier(8) {
-		s.Livemode = e.Livemode
+	if c.Livemode != ModeUnknown && earlier(8) {
+		s.Livemode = c.Livemode
 	}
 	if !c.Created.IsZero() && earlier(9) {
 		s.Created = c.Created

@@ -157,7 +157,7 @@ func (m *metrics) recorded(e *events.Event, o events.Outcome, now time.Time) {
 	if o != events.Duplicate && o != events.Ignored && !e.Created.IsZero() {
 		m.lag[events.TypeLabel(e.Type)].Observe(max(0, now.Sub(e.Created).Seconds()))
 	}
-	if !o.Recorded() || e.Kind != events.Snapshot {
+	if !o.Recorded() || e.Kind != events.Snapshot || e.Filled {
 		return
 	}
 
@@ -169,10 +169,7 @@ func (m *metrics) recorded(e *events.Event, o events.Outcome, now time.Time) {
 	if d, ok := m.decisions[e.Type]; ok && !s.Created.IsZero() && !e.Created.Before(s.Created) {
 		d.Observe(e.Created.Sub(s.Created).Seconds())
 	}
-	switch {
-	case s.Redaction.Has():
+	if s.Redaction.Has() {
 		m.redactions.WithLabelValues(events.RedactionLabel(s.Redaction.Value)).Inc()
-	case e.Type == events.TypeRedacted:
-		m.redactions.WithLabelValues(events.RedactionRedacted).Inc()
 	}
 }

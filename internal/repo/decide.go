@@ -13,8 +13,8 @@ type writes struct {
 	events      []*events.Event
 	sessions    []*events.Standing // by id
 	quarantined []*events.Event
-	outputs     map[string]*events.Event // by session
-	details     map[string]*events.Event
+	outputs     map[string]*carried // by session
+	details     map[string]*carried
 	gone        []string // sessions to erase
 	bare        []string // rows that only the lock made
 	released    []string // event ids that leave quarantine
@@ -25,13 +25,34 @@ type writes struct {
 	snapshotKnown func(thin *events.Event) bool
 }
 
+// carried is content with outputs or provided details, and who brought it.
+type carried struct {
+	*events.Session
+	events.Carrier
+	source     string // event or api
+	at         time.Time
+	unreadable []string
+}
+
 // decide folds the orders, one after the other, into what stands.
 func (s *Store) decide(orders []*order, v *view) *writes {
-	w := &writes{outputs: map[string]*events.Event{}, details: map[string]*events.Event{}}
+	w := &writes{outputs: map[string]*carried{}, details: map[string]*carried{}}
 	touched := map[string]*events.Standing{}
 	for _, o := range orders {
 		e, standing := o.event, v.sessions[o.session()]
+		if standing != nil {
+			standing.Suspect = v.suspects(standing)
+		}
 		switch {
+		case o.answer != nil:
+			a := o.answer
+			standing.Hear(a)
+			standing.Suspect = v.suspects(standing)
+			standing.Settle()
+			s.carry(&carried{
+				&a.Session, events.Carrier{Key: events.Key{Second: a.Until.Unix(), Rank: events.AnswerRank}},
+				"api", a.Until, a.Unreadable,
+			}, v, w)
 		case e == nil:
 			standing.Redact()
 		case v.known[e.ID]:
@@ -43,7 +64,7 @@ func (s *Store) decide(orders []*order, v *view) *writes {
 				continue
 			}
 			o.outcome = events.Quarantined
-			v.quarantined[e.ID] = e.SessionID
+			v.quarantined[e.ID] = doubt{e.SessionID, e.ReceivedAt}
 			w.quarantined = append(w.quarantined, e)
 			if standing == nil {
 				continue
@@ -53,10 +74,9 @@ func (s *Store) decide(orders []*order, v *view) *writes {
 			if _, released := v.quarantined[e.ID]; released {
 				delete(v.quarantined, e.ID)
 				w.released = append(w.released, e.ID)
-				standing.Suspect = v.suspects(standing.ID)
+				standing.Suspect = v.suspects(standing)
 			}
 			o.outcome = s.take(standing, e, v, w)
-			w.advanced = w.advanced || o.outcome.Recorded()
 			v.known[e.ID] = true
 			w.events = append(w.events, e)
 			if v.waiting[e.ID] {
@@ -74,6 +94,7 @@ func (s *Store) decide(orders []*order, v *view) *writes {
 				standing.OutputsWantedSince = time.Time{}
 			}
 			w.sessions = append(w.sessions, standing)
+			w.advanced = w.advanced || slices.ContainsFunc(standing.Steps, func(t events.Step) bool { return t.Changed })
 			if standing.Redacted && !v.wasGone[id] {
 				w.gone = append(w.gone, id)
 			}
@@ -87,8 +108,10 @@ func (s *Store) decide(orders []*order, v *view) *writes {
 
 func (s *Store) take(standing *events.Standing, e *events.Event, v *view, w *writes) events.Outcome {
 	if e.Kind == events.Snapshot {
-		s.carry(e, v, w)
-		return standing.Take(e)
+		s.carry(&carried{&e.Session, events.Carrier{Key: e.Key(), Twin: e.Twin()}, "event", e.ReceivedAt, nil}, v, w)
+		outcome := standing.Take(e)
+		e.Filled = slices.Contains(standing.Filled, e.ID)
+		return outcome
 	}
 	if e.Type == events.ThinType(events.TypeRedacted) {
 		// Stripe has erased it: what is ours to erase does not wait for the API.
@@ -97,31 +120,20 @@ func (s *Store) take(standing *events.Standing, e *events.Event, v *view, w *wri
 	return events.Queued
 }
 
-// suspects reports whether an event of the session is in quarantine.
-func (v *view) suspects(session string) bool {
-	for _, s := range v.quarantined {
-		if s == session {
-			return true
-		}
-	}
-	return false
-}
-
-// carry notes that an event brought outputs or provided details, if it is the
+// carry notes content that has outputs or provided details, if it is the
 // newest that does.
-func (s *Store) carry(e *events.Event, v *view, w *writes) {
-	c := events.Carrier{Key: e.Key(), Twin: e.Twin()}
+func (s *Store) carry(c *carried, v *view, w *writes) {
 	for _, kind := range []struct {
 		told bool
 		now  map[string]events.Carrier
-		out  map[string]*events.Event
+		out  map[string]*carried
 	}{
-		{e.Session.Outputs != nil && !s.opt.NoOutputs, v.outputs, w.outputs},
-		{e.Session.Details != nil && !s.opt.NoOutputs, v.details, w.details},
+		{c.Outputs != nil && !s.opt.NoOutputs, v.outputs, w.outputs},
+		{c.Details != nil && !s.opt.NoOutputs, v.details, w.details},
 	} {
-		before, stands := kind.now[e.SessionID]
+		before, stands := kind.now[c.Session.ID]
 		if kind.told && (!stands || c.Supersedes(before)) {
-			kind.now[e.SessionID], kind.out[e.SessionID] = c, e
+			kind.now[c.Session.ID], kind.out[c.Session.ID] = c.Carrier, c
 		}
 	}
 }

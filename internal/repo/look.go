@@ -14,11 +14,11 @@ import (
 // view is what stands, seen under the locks of its sessions.
 type view struct {
 	sessions    map[string]*events.Standing
-	bare        map[string]bool   // made by the lock, empty so far
-	wasGone     map[string]bool   // redacted before
-	known       map[string]bool   // event ids that stand in events
-	quarantined map[string]string // unresolved event ids, with the session that each concerns
-	waiting     map[string]bool   // event ids that a thin event waits for
+	bare        map[string]bool  // made by the lock, empty so far
+	wasGone     map[string]bool  // redacted before
+	known       map[string]bool  // event ids that stand in events
+	quarantined map[string]doubt // by event id, unresolved
+	waiting     map[string]bool  // event ids that a thin event waits for
 	outputs     map[string]events.Carrier
 	details     map[string]events.Carrier
 }
@@ -46,25 +46,35 @@ SELECT id, account, context, livemode, type, status, last_error_code, last_error
        last_verification_report_id, client_reference_id, related_customer, related_customer_account,
        related_person, related_person_account, verification_flow, options::text, metadata::text,
        redaction_status, created_at, status_changed_at, last_event_id, last_event_created_at,
-       needs_refresh, outputs_wanted_since, births, redacted, hidden
+       needs_refresh, outputs_wanted_since, births, redacted, hidden, coalesce(told_by, last_event_id, '')
 FROM stripe_identity.verification_sessions
 WHERE id = ANY ($1)`
 
+	// Events, and answers of the API with the row that each may have.
 	sqlHistory = `
 SELECT id, coalesce(event_id, ''), session_id, occurred_at, rank, event_type, coalesce(status, ''),
-       coalesce(error_code, ''), coalesce(verification_report_id, ''), coalesce(redaction_status, ''), twin, type
+       coalesce(error_code, ''), coalesce(verification_report_id, ''), coalesce(redaction_status, ''), twin, type,
+       NULL::timestamptz, false, NULL, NULL::boolean
 FROM stripe_identity.status_transitions
-WHERE session_id = ANY ($1)
-ORDER BY session_id, occurred_at, rank, coalesce(event_id, '')`
+WHERE session_id = ANY ($1) AND event_id IS NOT NULL
+UNION ALL
+SELECT coalesce(t.id, 0), '', a.session_id, a.told_until, 9, a.event_type, coalesce(a.status, ''),
+       coalesce(a.error_code, ''), coalesce(a.verification_report_id, ''), coalesce(a.redaction_status, ''), NULL, a.type,
+       a.told_from, a.outputs, a.account, a.livemode
+FROM stripe_identity.answers a
+LEFT JOIN stripe_identity.status_transitions t
+    ON t.session_id = a.session_id AND t.occurred_at = a.told_until AND t.event_id IS NULL
+WHERE a.session_id = ANY ($1)
+ORDER BY 3, 4, 5, 2`
 
 	sqlSeen = `
-SELECT 'event' AS what, event_id, session_id FROM stripe_identity.events WHERE event_id = ANY ($2)
+SELECT 'event' AS what, event_id, session_id, received_at FROM stripe_identity.events WHERE event_id = ANY ($2)
 UNION ALL
-SELECT CASE WHEN hides THEN 'hides' ELSE 'quarantined' END, event_id, coalesce(session_id, '')
+SELECT CASE WHEN hides THEN 'hides' ELSE 'quarantined' END, event_id, coalesce(session_id, ''), received_at
 FROM stripe_identity.quarantined_events
 WHERE (event_id = ANY ($2) OR session_id = ANY ($1)) AND resolved_at IS NULL
 UNION ALL
-SELECT 'waiting', snapshot_event, session_id FROM stripe_identity.events
+SELECT 'waiting', snapshot_event, session_id, received_at FROM stripe_identity.events
 WHERE snapshot_event = ANY ($2) AND type LIKE 'v1.%' AND resolved_at IS NULL`
 
 	sqlOutputsCarrier = `
@@ -82,7 +92,7 @@ func look(ctx context.Context, conn *pgx.Conn, orders []*order, lockTimeout time
 	v := &view{
 		sessions: make(map[string]*events.Standing, len(sessionIDs)), bare: map[string]bool{}, wasGone: map[string]bool{},
 		known: map[string]bool{}, waiting: map[string]bool{},
-		quarantined: map[string]string{},
+		quarantined: map[string]doubt{},
 		outputs:     map[string]events.Carrier{}, details: map[string]events.Carrier{},
 	}
 	b := &pgx.Batch{}
@@ -99,6 +109,23 @@ func look(ctx context.Context, conn *pgx.Conn, orders []*order, lockTimeout time
 	return v, conn.SendBatch(ctx, b).Close()
 }
 
+// doubt is an event in quarantine.
+type doubt struct {
+	session  string
+	received time.Time
+}
+
+// suspects reports whether an event of the session is in quarantine that came
+// since Stripe's API was asked last.
+func (v *view) suspects(s *events.Standing) bool {
+	for _, d := range v.quarantined {
+		if d.session == s.ID && !d.received.Before(s.AskedAt()) {
+			return true
+		}
+	}
+	return false
+}
+
 // concerned lists the sessions and events that orders name, each once, sorted.
 func concerned(orders []*order) (sessionIDs, eventIDs []string, carries bool) {
 	for _, o := range orders {
@@ -112,6 +139,7 @@ func concerned(orders []*order) (sessionIDs, eventIDs []string, carries bool) {
 			}
 			carries = carries || e.Session.Outputs != nil || e.Session.Details != nil
 		}
+		carries = carries || o.answer != nil
 	}
 	slices.Sort(sessionIDs)
 	slices.Sort(eventIDs)
@@ -132,7 +160,7 @@ func (v *view) readSessions(rows pgx.Rows) error {
 		err := rows.Scan(&s.ID, &account, &context, &live, &typ, &status, &code, &reason, &report, &reference,
 			&customer, &customerAccount, &person, &personAcct, &flow, &options, &metadata, &redaction,
 			&created, &changed, &lastEvent, &lastCreated, &s.NeedsRefresh, &wanted, &births,
-			&s.Redacted, &s.Hidden)
+			&s.Redacted, &s.Hidden, &s.ToldBy)
 		if err != nil {
 			return err
 		}
@@ -167,14 +195,21 @@ func (v *view) readHistory(rows pgx.Rows) error {
 			occurred time.Time
 			twin     []byte
 			typ      *string
+			from     *time.Time
+			account  *string
+			live     *bool
 		)
 		err := rows.Scan(&t.Row, &t.ID, &session, &occurred, &t.Rank, &t.Type, &t.State.Status, &t.State.ErrorCode,
-			&t.State.ReportID, &t.State.Redaction, &twin, &typ)
+			&t.State.ReportID, &t.State.Redaction, &twin, &typ, &from, &t.Outputs, &account, &live)
 		if err != nil {
 			return err
 		}
 		t.Second, t.Session = occurred.Unix(), events.TextOf(typ)
 		copy(t.Twin[:], twin)
+		if from != nil {
+			t.Answer, t.From, t.Shown, t.Source = true, from.Unix(), t.Row != 0, events.SourceAPI
+			t.Account, t.Livemode = events.TextOf(account), events.ModeOf(live)
+		}
 		if s := v.sessions[session]; s != nil {
 			s.Steps = append(s.Steps, t)
 		}
@@ -185,7 +220,8 @@ func (v *view) readHistory(rows pgx.Rows) error {
 func (v *view) readSeen(rows pgx.Rows) error {
 	for rows.Next() {
 		var what, id, session string
-		if err := rows.Scan(&what, &id, &session); err != nil {
+		var received time.Time
+		if err := rows.Scan(&what, &id, &session, &received); err != nil {
 			return err
 		}
 		switch what {
@@ -194,9 +230,9 @@ func (v *view) readSeen(rows pgx.Rows) error {
 		case "waiting":
 			v.waiting[id] = true
 		default:
-			v.quarantined[id] = session
+			v.quarantined[id] = doubt{session, received}
 			if s := v.sessions[session]; s != nil {
-				s.Suspect, s.Hidden = true, s.Hidden || what == "hides"
+				s.Hidden = s.Hidden || what == "hides"
 			}
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -24,14 +25,19 @@ import (
 // in one second and across two, redactions at any place, events without what
 // is fixed at birth, thin twins, and events that cannot be understood.
 type history struct {
-	events []*events.Event
-	erased []string
+	events  []*events.Event
+	answers map[string][]events.Answer
+	erased  []string
+}
+
+func (h history) rows() events.Rows {
+	return events.History{Events: h.events, Answers: h.answers, Erased: h.erased}.Rows()
 }
 
 const start = 1_700_000_000
 
 func drawHistory(t *rapid.T, prefix string) history {
-	var h history
+	h := history{answers: map[string][]events.Answer{}}
 	n := 0
 	for s := range rapid.IntRange(1, 3).Draw(t, "sessions") {
 		session := fmt.Sprintf("vs_%s%d", prefix, s)
@@ -45,6 +51,13 @@ func drawHistory(t *rapid.T, prefix string) history {
 			}
 			if e.Kind == events.Snapshot && rapid.IntRange(0, 9).Draw(t, "thin") == 0 {
 				h.events = append(h.events, thin(e))
+			}
+		}
+		for range rapid.SampledFrom([]int{0, 0, 0, 1, 2, 3}).Draw(t, "answers") {
+			a := drawAnswer(t, session)
+			// Two answers of one second are one moment to Stripe: they tell the same.
+			if !slices.ContainsFunc(h.answers[session], func(b events.Answer) bool { return b.Until.Equal(a.Until) }) {
+				h.answers[session] = append(h.answers[session], a)
 			}
 		}
 		if rapid.IntRange(0, 19).Draw(t, "erased") == 0 {
@@ -116,6 +129,27 @@ func drawEvent(t *rapid.T, id, session string) *events.Event {
 	})
 }
 
+// drawAnswer is what the API says at some moment: stale or fresh, with outputs
+// or without, sometimes of a redacted session.
+func drawAnswer(t *rapid.T, session string) events.Answer {
+	pick := func(label string, of ...string) string { return rapid.SampledFrom(of).Draw(t, label) }
+	status := pick("answered status", "requires_input", "processing", "verified", "verified", "canceled")
+	body := fmt.Sprintf(`{"id":%q,"status":%q,"type":"document","livemode":true,"metadata":{"user":"PIIMARK-api"},"options":{"api":true},
+		"last_verification_report":%s,"last_error":%s,"redaction":%s%s}`, session, status,
+		pick("answered report", `null`, `"vr_1"`), pick("answered error", `null`, `{"code":"document_expired","reason":"PIIMARK"}`),
+		pick("answered redaction", `null`, `null`, `null`, `null`, `null`, `null`, `{"status":"redacted"}`),
+		pick("answered outputs", ``, `,"verified_outputs":{"first_name":"PIIMARK api"},"provided_details":{"phone":"PIIMARK"}`))
+	c, err := events.ParseSession([]byte(body))
+	if err != nil {
+		t.Fatalf("parse answer: %v", err)
+	}
+	from := start + rapid.IntRange(-1, 6).Draw(t, "asked at")
+	until := from + rapid.IntRange(0, 2).Draw(t, "answered after")
+	return events.Answer{
+		Account: events.Some("acct_1"), From: time.Unix(int64(from), 0), Until: time.Unix(int64(until), 0), Session: c, Outputs: rapid.Bool().Draw(t, "asked for outputs"),
+	}
+}
+
 // drawTwin tells the same change under another id, in the same second or the next.
 func drawTwin(t *rapid.T, e *events.Event, id string) *events.Event {
 	twin := *e
@@ -166,11 +200,23 @@ func TestRowsEqualTheModelInAnyOrder(t *testing.T) {
 		truncate(t, url)
 		h := drawHistory(rt, "")
 		deliver(t, replicas, h, rapid.Uint64().Draw(rt, "order"))
-		want := repotest.Canonical(t, events.Model(h.events, h.erased...))
-		if diff := cmp.Diff(want, repotest.Rows(t, url)); diff != "" {
+		want, got := repotest.Canonical(t, h.rows()), repotest.Rows(t, url)
+		for id, row := range want.Sessions {
+			if len(h.answers[id]) > 0 && row.NeedsRefresh {
+				// An answer's content stands in the row only. Where the answer governs
+				// again, because what came later came after the end, it is asked for again.
+				want.Sessions[id], got.Sessions[id] = withoutContent(row), withoutContent(got.Sessions[id])
+			}
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
 			rt.Fatalf("rows differ from the model (-model +rows):\n%s", diff)
 		}
 	})
+}
+
+func withoutContent(row events.SessionRow) events.SessionRow {
+	row.Options, row.Metadata, row.LastErrorReason = "", "", ""
+	return row
 }
 
 // deliver brings every event to one replica or several, once or more often.
@@ -185,6 +231,11 @@ func deliver(tb testing.TB, replicas []*repo.Store, h history, seed uint64) {
 				_, err := s.Record(tb.Context(), &again)
 				return err
 			})
+		}
+	}
+	for _, answers := range h.answers {
+		for _, a := range answers {
+			todo = append(todo, func(s *repo.Store) error { return s.Tell(tb.Context(), &a) })
 		}
 	}
 	for _, id := range h.erased {
@@ -212,7 +263,7 @@ func deliver(tb testing.TB, replicas []*repo.Store, h history, seed uint64) {
 func truncate(tb testing.TB, url string) {
 	tb.Helper()
 	execute(tb, url, `TRUNCATE stripe_identity.events, stripe_identity.verification_sessions, stripe_identity.status_transitions,
-		stripe_identity.verified_outputs, stripe_identity.provided_details, stripe_identity.quarantined_events`)
+		stripe_identity.verified_outputs, stripe_identity.provided_details, stripe_identity.quarantined_events, stripe_identity.answers`)
 }
 
 func execute(tb testing.TB, url, sql string, args ...any) {

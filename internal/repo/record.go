@@ -46,17 +46,28 @@ func (s *Store) Record(ctx context.Context, e *events.Event) (events.Outcome, er
 // is a tombstone that no later event brings back to life.
 func (s *Store) Redact(ctx context.Context, sessionIDs ...string) error {
 	for _, id := range sessionIDs {
-		if err := plain("write", s.try(ctx, []*order{{redact: id}}, s.opt.LockTimeout)); err != nil {
+		if err := plain("write", s.try(ctx, []*order{{about: id}}, s.opt.LockTimeout)); err != nil {
 			return fmt.Errorf("redact session %s: %w", id, err)
 		}
 	}
 	return nil
 }
 
-// order is one thing to write: an event, or an operator's redaction.
+// Tell writes what Stripe's API answered about a session. An answer of a
+// redacted session leaves nothing personal.
+func (s *Store) Tell(ctx context.Context, a *events.Answer) error {
+	o := &order{about: a.Session.ID, answer: a}
+	if err := plain("write", s.try(ctx, []*order{o}, s.opt.LockTimeout)); err != nil {
+		return fmt.Errorf("tell of session %s: %w", a.Session.ID, err)
+	}
+	return nil
+}
+
+// order is one thing to write: an event, an answer, or an operator's redaction.
 type order struct {
 	event  *events.Event
-	redact string // a session's id, instead of an event
+	about  string         // the session, without an event
+	answer *events.Answer // nil: a redaction
 
 	deadline time.Time  // when nobody waits for it any more; zero for never
 	done     chan error // buffered: whoever waited may have gone
@@ -66,7 +77,7 @@ type order struct {
 
 func (o *order) session() string {
 	if o.event == nil {
-		return o.redact
+		return o.about
 	}
 	return o.event.SessionID
 }
@@ -166,7 +177,7 @@ func (s *Store) settle(ctx context.Context, orders []*order) {
 		orders[0].event = refused(orders[0].event, code)
 		s.settle(ctx, orders)
 	case blame == someones:
-		s.setAside(ctx, orders)
+		s.setAside(ctx, orders, err)
 	default:
 		answer(orders, plain("commit", err))
 	}
@@ -174,8 +185,12 @@ func (s *Store) settle(ctx context.Context, orders []*order) {
 
 // setAside sends the orders whose sessions somebody holds into the slow lane,
 // and settles the others.
-func (s *Store) setAside(ctx context.Context, orders []*order) {
+func (s *Store) setAside(ctx context.Context, orders []*order, cause error) {
 	sessions, _, _ := concerned(orders)
+	if len(sessions) == 0 { // a table is locked
+		answer(orders, plain("commit", cause))
+		return
+	}
 	held, err := s.held(ctx, sessions)
 	switch {
 	case err != nil:
@@ -278,6 +293,11 @@ func (s *Store) transact(ctx context.Context, orders []*order, lockTimeout time.
 	defer conn.Release()
 	begun := time.Now()
 	defer func() {
+		if p := recover(); p != nil {
+			// A fault of ours that one event brings out must not end the process
+			// at each of its deliveries. The value may quote the event.
+			err = fmt.Errorf("%w: %T", errPanic, p)
+		}
 		if err != nil {
 			// The connection may be gone already; then the server rolls back.
 			rollback, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)

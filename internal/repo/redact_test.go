@@ -45,7 +45,7 @@ func lasting(tb testing.TB, url string) []string {
 SELECT (to_jsonb(s) - '{metadata,last_error_reason,redaction_status,redacted,outputs_wanted_since,updated_at}'::text[])::text
 FROM stripe_identity.verification_sessions s
 UNION ALL
-SELECT (to_jsonb(t) - 'error_reason')::text
+SELECT (to_jsonb(t) - '{error_reason,metadata}'::text[])::text
 FROM stripe_identity.status_transitions t WHERE event_type NOT LIKE '%redacted' AND redaction_status IS NULL
 UNION ALL
 SELECT (to_jsonb(e) - 'payload')::text

@@ -123,6 +123,9 @@ const (
 	lockNotAvailable     = "55P03"
 )
 
+// errPanic is a fault of this program that an event brought out.
+var errPanic = errors.New("panic")
+
 // blame says whose fault an error of PostgreSQL's is.
 type blame uint8
 
@@ -134,6 +137,9 @@ const (
 )
 
 func blameFor(err error) (blame, string) {
+	if errors.Is(err, errPanic) {
+		return theEvents, "XX000"
+	}
 	var pg *pgconn.PgError
 	if !errors.As(err, &pg) {
 		return ours, ""
@@ -147,9 +153,10 @@ func blameFor(err error) (blame, string) {
 		// One event id under two sessions at once: the next try sees it.
 		return chance, pg.Code
 	}
-	switch pg.Code[:2] {
-	case "22", "23", "54":
-		return theEvents, pg.Code
+	for _, class := range []string{"22", "23", "54"} {
+		if strings.HasPrefix(pg.Code, class) {
+			return theEvents, pg.Code
+		}
 	}
 	return ours, pg.Code
 }

@@ -27,20 +27,42 @@ FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bool
 	sqlInsertTransitions = `
 INSERT INTO stripe_identity.status_transitions (
     event_id, session_id, account, livemode, type, event_type, status, error_code, error_reason,
-    verification_report_id, redaction_status, occurred_at, source, rank, twin, options, previous_status, previous_at)
+    verification_report_id, redaction_status, occurred_at, source, rank, twin, options, metadata, previous_status, previous_at)
 SELECT event_id, session_id, account, livemode, type, event_type, status, error_code, error_reason,
-       verification_report_id, redaction_status, occurred_at, source, rank, twin, options::jsonb, previous_status, previous_at
+       verification_report_id, redaction_status, occurred_at, source, rank, twin, options::jsonb, metadata::jsonb, previous_status, previous_at
 FROM unnest($1::text[], $2::text[], $3::text[], $4::boolean[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[],
             $10::text[], $11::text[], $12::timestamptz[], $13::text[], $14::smallint[], $15::bytea[], $16::text[],
-            $17::text[], $18::timestamptz[])
+            $17::text[], $18::text[], $19::timestamptz[])
      AS t (event_id, session_id, account, livemode, type, event_type, status, error_code, error_reason,
-           verification_report_id, redaction_status, occurred_at, source, rank, twin, options, previous_status, previous_at)`
+           verification_report_id, redaction_status, occurred_at, source, rank, twin, options, metadata,
+           previous_status, previous_at)`
 
-	// A twin with a smaller id takes the row over.
+	// A twin with a smaller id takes the row over, or the event that an answer
+	// of the API was ahead of.
 	sqlReplaceTransition = `
 UPDATE stripe_identity.status_transitions
-SET event_id = $2, account = $3, livemode = $4, type = $5, error_reason = $6, options = $7::text::jsonb, source = $8
+SET event_id = $2, account = $3, livemode = $4, type = $5, error_reason = $6, options = $7::text::jsonb, source = $8,
+    event_type = $9, occurred_at = $10, rank = $11, twin = $12, metadata = $13::text::jsonb
 WHERE id = $1`
+
+	sqlForgetTransitions = `
+DELETE FROM stripe_identity.status_transitions WHERE id = ANY ($1)`
+
+	sqlUpsertAnswer = `
+INSERT INTO stripe_identity.answers (
+    session_id, told_until, told_from, outputs, event_type, type, status, error_code, verification_report_id,
+    redaction_status, account, livemode)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+ON CONFLICT (session_id, told_until) DO UPDATE
+SET (told_from, outputs, event_type, type, status, error_code, verification_report_id, redaction_status, account, livemode)
+  = (excluded.told_from, excluded.outputs, excluded.event_type, excluded.type, excluded.status, excluded.error_code,
+     excluded.verification_report_id, excluded.redaction_status, excluded.account, excluded.livemode)`
+
+	// A session that is asked for again and again keeps its last answers.
+	sqlForgetAnswers = `
+DELETE FROM stripe_identity.answers
+WHERE session_id = $1 AND told_until < (
+    SELECT told_until FROM stripe_identity.answers WHERE session_id = $1 ORDER BY told_until DESC OFFSET 49 LIMIT 1)`
 
 	// What came late, or moved, has new neighbours.
 	sqlRelink = `
@@ -63,24 +85,24 @@ SET account = n.account, context = n.context, livemode = n.livemode, type = n.ty
     options = n.options::jsonb, metadata = n.metadata::jsonb, redaction_status = n.redaction,
     created_at = n.created, status_changed_at = n.changed, last_event_id = n.last_event,
     last_event_created_at = n.last_created, needs_refresh = n.needs_refresh, outputs_wanted_since = n.wanted,
-    births = n.births, redacted = n.redacted, hidden = n.hidden, updated_at = now()
+    births = n.births, redacted = n.redacted, hidden = n.hidden, told_by = n.told_by,
+    fetched_from = n.fetched_from, fetched_until = n.fetched_until, updated_at = now()
 FROM unnest($1::text[], $2::text[], $3::text[], $4::boolean[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[],
             $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text[], $17::text[],
             $18::text[], $19::timestamptz[], $20::timestamptz[], $21::text[], $22::timestamptz[], $23::boolean[],
-            $24::timestamptz[], $25::text[], $26::boolean[], $27::boolean[])
+            $24::timestamptz[], $25::text[], $26::boolean[], $27::boolean[], $28::text[], $29::timestamptz[], $30::timestamptz[])
      AS n (id, account, context, livemode, type, status, code, reason, report,
            reference, customer, customer_account, person, person_account, flow, options, metadata,
            redaction, created, changed, last_event, last_created, needs_refresh,
-           wanted, births, redacted, hidden)
+           wanted, births, redacted, hidden, told_by, fetched_from, fetched_until)
 WHERE s.id = n.id`
 
-	// What only the event itself and its row in history hold.
+	// What only the row in history holds.
 	sqlReload = `
 UPDATE stripe_identity.verification_sessions s
 SET options = t.options,
     last_error_reason = CASE WHEN NOT s.redacted THEN t.error_reason END,
-    metadata = CASE WHEN NOT s.redacted THEN (
-        SELECT nullif(e.payload #> '{data,object,metadata}', 'null') FROM stripe_identity.events e WHERE e.event_id = $2) END
+    metadata = CASE WHEN NOT s.redacted THEN t.metadata END
 FROM stripe_identity.status_transitions t
 WHERE s.id = $1 AND t.event_id = $2`
 
@@ -90,8 +112,8 @@ INSERT INTO stripe_identity.verified_outputs (
     address_state, address_postal_code, address_country, id_number, id_number_type, email, phone, sex,
     unparsed_place_of_birth, unparsed_sex, verification_report_id, unreadable_fields, extra, source, fetched_at,
     told_at, told_rank, told_by, told_twin)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, NULL,
-        $22::text::jsonb, 'event', $23, $24, $25, $26, $27)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22,
+        $23::text::jsonb, $24, $25, $26, $27, $28, $29)
 ON CONFLICT (session_id) DO UPDATE
 SET (first_name, last_name, dob, dob_day, dob_month, dob_year, address_line1, address_line2, address_city,
      address_state, address_postal_code, address_country, id_number, id_number_type, email, phone, sex,
@@ -127,7 +149,9 @@ WHERE snapshot_event = ANY ($1) AND type LIKE 'v1.%' AND resolved_at IS NULL`
 	sqlForgetBare = `
 DELETE FROM stripe_identity.verification_sessions WHERE id = ANY ($1)`
 
-	sqlNotify = `SELECT pg_notify('stripe_identity', '')`
+	// A commit that notifies waits for every other one that does, in any
+	// database of the server: that is no lock on a session.
+	sqlNotify = `SELECT set_config('lock_timeout', '0', true), pg_notify('stripe_identity', '')`
 )
 
 // A redaction erases, in every table that holds something personal, the rows
@@ -137,7 +161,8 @@ var sqlErase = []string{
 	`DELETE FROM stripe_identity.provided_details WHERE session_id = ANY ($1)`,
 	`UPDATE stripe_identity.events SET payload = NULL WHERE session_id = ANY ($1) AND payload IS NOT NULL`,
 	`UPDATE stripe_identity.quarantined_events SET payload = NULL WHERE session_id = ANY ($1) AND payload IS NOT NULL`,
-	`UPDATE stripe_identity.status_transitions SET error_reason = NULL WHERE session_id = ANY ($1) AND error_reason IS NOT NULL`,
+	`UPDATE stripe_identity.status_transitions SET error_reason = NULL, metadata = NULL
+WHERE session_id = ANY ($1) AND (error_reason IS NOT NULL OR metadata IS NOT NULL)`,
 }
 
 // write puts a decision into the database and commits, in one round trip.
@@ -154,9 +179,12 @@ func (s *Store) write(ctx context.Context, conn *pgx.Conn, w *writes) error {
 			b.Queue(sql, w.gone)
 		}
 	}
-	for sql, ids := range map[string][]string{sqlRelease: w.released, sqlArrived: w.arrived, sqlForgetBare: w.bare} {
-		if len(ids) > 0 {
-			b.Queue(sql, ids)
+	for _, rare := range []struct {
+		sql string
+		ids []string
+	}{{sqlRelease, w.released}, {sqlArrived, w.arrived}, {sqlForgetBare, w.bare}} {
+		if len(rare.ids) > 0 {
+			b.Queue(rare.sql, rare.ids)
 		}
 	}
 	if w.advanced && s.opt.Notify {
@@ -200,45 +228,57 @@ func (w *writes) queueTransitions(b *pgx.Batch) {
 	var steps, before []*events.Step
 	var session []string
 	for _, s := range w.sessions {
+		if len(s.Obsolete) > 0 {
+			b.Queue(sqlForgetTransitions, s.Obsolete)
+		}
+		var previous *events.Step
 		for i := range s.Steps {
-			switch t := &s.Steps[i]; {
-			case t.Changed && t.Row == 0:
-				steps, session, before = append(steps, t), append(session, s.ID), append(before, nil)
-				if i > 0 {
-					before[len(before)-1] = &s.Steps[i-1]
-				}
-			case t.Changed:
-				b.Queue(sqlReplaceTransition, t.Row, t.ID, t.Account.Ptr(), t.Livemode.Ptr(), t.Session.Ptr(), t.Reason.Ptr(),
-					textOf(t.Options), t.Source)
+			t := &s.Steps[i]
+			if t.Answer && t.Changed {
+				b.Queue(sqlUpsertAnswer, s.ID, time.Unix(t.Second, 0), time.Unix(t.From, 0), t.Outputs, t.Type, t.Session.Ptr(),
+					nonEmpty(t.State.Status), nonEmpty(t.State.ErrorCode), nonEmpty(t.State.ReportID), nonEmpty(t.State.Redaction),
+					t.Account.Ptr(), t.Livemode.Ptr())
+				b.Queue(sqlForgetAnswers, s.ID)
 			}
+			switch {
+			case t.Answer && !t.Shown:
+				continue
+			case t.Row == 0:
+				steps, session, before = append(steps, t), append(session, s.ID), append(before, previous)
+			case t.Changed && !t.Answer:
+				b.Queue(sqlReplaceTransition, t.Row, t.ID, t.Account.Ptr(), t.Livemode.Ptr(), t.Session.Ptr(), t.Reason.Ptr(),
+					textOf(t.Options), t.Source, t.Type, time.Unix(t.Second, 0), t.Rank, t.Twin[:], textOf(t.Metadata))
+			}
+			previous = t
 		}
 	}
 	n := len(steps)
 	if n == 0 {
 		return
 	}
-	id, account, live, typ := make([]string, n), make([]*string, n), make([]*bool, n), make([]*string, n)
+	id, account, live, typ := make([]*string, n), make([]*string, n), make([]*bool, n), make([]*string, n)
 	eventType, status, code, reason := make([]string, n), make([]*string, n), make([]*string, n), make([]*string, n)
 	report, redaction, occurred := make([]*string, n), make([]*string, n), make([]time.Time, n)
 	source, rank, twin, options := make([]string, n), make([]int16, n), make([][]byte, n), make([]pgtype.Text, n)
-	previous, since := make([]*string, n), make([]*time.Time, n)
+	metadata, previous, since := make([]pgtype.Text, n), make([]*string, n), make([]*time.Time, n)
 	for i, t := range steps {
-		id[i], account[i], live[i], typ[i] = t.ID, t.Account.Ptr(), t.Livemode.Ptr(), t.Session.Ptr()
+		id[i], account[i], live[i], typ[i] = nonEmpty(t.ID), t.Account.Ptr(), t.Livemode.Ptr(), t.Session.Ptr()
 		eventType[i], status[i], code[i], reason[i] = t.Type, nonEmpty(t.State.Status), nonEmpty(t.State.ErrorCode), t.Reason.Ptr()
 		report[i], redaction[i], occurred[i] = nonEmpty(t.State.ReportID), nonEmpty(t.State.Redaction), time.Unix(t.Second, 0)
-		source[i], rank[i], twin[i], options[i] = t.Source, int16(t.Rank), t.Twin[:], textOf(t.Options)
+		source[i], rank[i], twin[i], options[i] = t.Source, int16(t.Rank), twinOf(t), textOf(t.Options)
+		metadata[i] = textOf(t.Metadata)
 		if p := before[i]; p != nil {
 			previous[i], since[i] = nonEmpty(p.State.Status), new(time.Unix(p.Second, 0))
 		}
 	}
 	b.Queue(sqlInsertTransitions, id, session, account, live, typ, eventType, status, code, reason, report, redaction,
-		occurred, source, rank, twin, options, previous, since)
+		occurred, source, rank, twin, options, metadata, previous, since)
 }
 
 func (w *writes) queueRelink(b *pgx.Batch) {
 	var ids []string
 	for _, s := range w.sessions {
-		if !appended(s.Steps) {
+		if !appended(s) {
 			ids = append(ids, s.ID)
 		}
 	}
@@ -249,9 +289,20 @@ func (w *writes) queueRelink(b *pgx.Batch) {
 
 // appended reports whether all that changes in a history comes after what
 // stands: then no row that stands gets another predecessor.
-func appended(steps []events.Step) bool {
-	first := slices.IndexFunc(steps, func(t events.Step) bool { return t.Changed })
-	return first < 0 || !slices.ContainsFunc(steps[first:], func(t events.Step) bool { return t.Row != 0 })
+func appended(s *events.Standing) bool {
+	if len(s.Obsolete) > 0 || len(s.Filled) > 0 {
+		return false
+	}
+	isRow := func(t events.Step) bool { return !t.Answer || t.Shown }
+	first := slices.IndexFunc(s.Steps, func(t events.Step) bool { return isRow(t) && (t.Row == 0 || t.Changed) })
+	return first < 0 || !slices.ContainsFunc(s.Steps[first:], func(t events.Step) bool { return isRow(t) && t.Row != 0 })
+}
+
+func twinOf(t *events.Step) []byte {
+	if t.Answer {
+		return nil
+	}
+	return t.Twin[:]
 }
 
 func (w *writes) queueSessions(b *pgx.Batch) {
@@ -267,7 +318,10 @@ func (w *writes) queueSessions(b *pgx.Batch) {
 	redaction, created, changed := make([]*string, n), make([]*time.Time, n), make([]*time.Time, n)
 	lastEvent, lastCreated, refresh := make([]*string, n), make([]*time.Time, n), make([]bool, n)
 	wanted, births, redacted, hidden := make([]*time.Time, n), make([]string, n), make([]bool, n), make([]bool, n)
+	toldBy, fetchedFrom, fetchedUntil := make([]*string, n), make([]*time.Time, n), make([]*time.Time, n)
 	for i, s := range w.sessions {
+		toldBy[i] = nonEmpty(s.ToldBy)
+		fetchedFrom[i], fetchedUntil[i] = s.Asked()
 		id[i], account[i], context[i], live[i] = s.ID, s.Account.Ptr(), s.Context.Ptr(), s.Livemode.Ptr()
 		typ[i], status[i], code[i], reason[i] = s.Type.Ptr(), s.Status.Ptr(), s.ErrorCode.Ptr(), s.ErrorReason.Ptr()
 		report[i], reference[i], customer[i] = s.ReportID.Ptr(), s.ClientReferenceID.Ptr(), s.RelatedCustomer.Ptr()
@@ -279,7 +333,7 @@ func (w *writes) queueSessions(b *pgx.Batch) {
 	}
 	b.Queue(sqlUpdateSessions, id, account, context, live, typ, status, code, reason, report, reference, customer,
 		customerAccount, person, personAccount, flow, options, metadata, redaction, created, changed, lastEvent,
-		lastCreated, refresh, wanted, births, redacted, hidden)
+		lastCreated, refresh, wanted, births, redacted, hidden, toldBy, fetchedFrom, fetchedUntil)
 	for _, s := range w.sessions {
 		if s.Reload != "" {
 			b.Queue(sqlReload, s.ID, s.Reload)
@@ -289,22 +343,21 @@ func (w *writes) queueSessions(b *pgx.Batch) {
 
 func (w *writes) queueOutputs(b *pgx.Batch, wants func(string) bool) {
 	for _, id := range slices.Sorted(maps.Keys(w.outputs)) {
-		e := w.outputs[id]
-		o, key, twin := e.Session.Outputs.Only(wants), e.Key(), e.Twin()
+		c := w.outputs[id]
+		o := c.Outputs.Only(wants)
 		if w.isGone(id) {
 			continue
 		}
 		b.Queue(sqlUpsertOutputs, id, o.FirstName.Ptr(), o.LastName.Ptr(), o.Dob(), o.DobDay, o.DobMonth, o.DobYear,
 			o.Line1.Ptr(), o.Line2.Ptr(), o.City.Ptr(), o.State.Ptr(), o.PostalCode.Ptr(), o.Country.Ptr(),
 			o.IDNumber.Ptr(), o.IDNumberType.Ptr(), o.Email.Ptr(), o.Phone.Ptr(), o.Sex.Ptr(),
-			o.UnparsedPlaceOfBirth.Ptr(), o.UnparsedSex.Ptr(), e.Session.ReportID.Ptr(), textOf(o.Extra),
-			e.ReceivedAt, e.Created, key.Rank, key.ID, twin[:])
+			o.UnparsedPlaceOfBirth.Ptr(), o.UnparsedSex.Ptr(), c.ReportID.Ptr(), c.unreadable, textOf(o.Extra),
+			c.source, c.at, time.Unix(c.Second, 0), c.Rank, nonEmpty(c.Key.ID), c.Twin[:])
 	}
 	for _, id := range slices.Sorted(maps.Keys(w.details)) {
-		e := w.details[id]
-		d, key, twin := e.Session.Details, e.Key(), e.Twin()
+		c := w.details[id]
 		if !w.isGone(id) {
-			b.Queue(sqlUpsertDetails, id, d.Email.Ptr(), d.Phone.Ptr(), e.Created, key.Rank, key.ID, twin[:])
+			b.Queue(sqlUpsertDetails, id, c.Details.Email.Ptr(), c.Details.Phone.Ptr(), time.Unix(c.Second, 0), c.Rank, nonEmpty(c.Key.ID), c.Twin[:])
 		}
 	}
 }

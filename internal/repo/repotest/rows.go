@@ -52,7 +52,7 @@ func Rows(tb testing.TB, url string) events.Rows {
 				LastEventID: f.text(), LastEventCreatedAt: f.time(), NeedsRefresh: f.bool(), OutputsWantedSince: f.time(),
 			}
 		})
-	q.each(`SELECT event_id, session_id, account, livemode, type, event_type, status, error_code, error_reason, verification_report_id,
+	q.each(`SELECT coalesce(event_id, session_id || '@' || extract(epoch FROM occurred_at)::bigint), session_id, account, livemode, type, event_type, status, error_code, error_reason, verification_report_id,
        redaction_status, occurred_at FROM stripe_identity.status_transitions`,
 		func(f *fields) {
 			r.Transitions[f.text()] = events.TransitionRow{
