@@ -83,7 +83,13 @@ type Standing struct {
 	// stored, because neither the row nor the events at hand hold it.
 	Reload string
 
-	fresh map[string]*Session // content taken since the row was read, by step
+	fresh []heard // taken since the row was read
+}
+
+// heard is what only an event or answer itself holds.
+type heard struct {
+	step string
+	*Session
 }
 
 // Take folds one event, which is new and a [Snapshot] of this session.
@@ -170,28 +176,33 @@ func (s *Standing) hear(c *Session, key Key, account, context Text) {
 }
 
 func (s *Standing) keep(step string, c *Session) {
-	if s.fresh == nil {
-		s.fresh = map[string]*Session{}
-	}
-	s.fresh[step] = c
+	s.fresh = append(s.fresh, heard{step, c})
 }
 
-// Asked is the span of the newest answer of Stripe's API; nil if it never answered.
-func (s *Standing) Asked() (from, until *time.Time) {
-	for _, t := range slices.Backward(s.Steps) {
-		if t.Answer {
-			return new(time.Unix(t.From, 0).UTC()), new(time.Unix(t.Second, 0).UTC())
-		}
-	}
-	return nil, nil
-}
-
-// AskedAt is when that span began; zero if Stripe's API never answered.
+// AskedAt is when the span of the newest answer of Stripe's API begins; zero if
+// it never answered.
 func (s *Standing) AskedAt() time.Time {
-	if from, _ := s.Asked(); from != nil {
-		return *from
+	if a := s.newestAnswer(); a != nil {
+		return time.Unix(a.From, 0).UTC()
 	}
 	return time.Time{}
+}
+
+// AnsweredAt is when that span ends.
+func (s *Standing) AnsweredAt() time.Time {
+	if a := s.newestAnswer(); a != nil {
+		return time.Unix(a.Second, 0).UTC()
+	}
+	return time.Time{}
+}
+
+func (s *Standing) newestAnswer() *Step {
+	for i := len(s.Steps) - 1; i >= 0; i-- {
+		if s.Steps[i].Answer {
+			return &s.Steps[i]
+		}
+	}
+	return nil
 }
 
 // name tells steps of one session apart.
@@ -324,10 +335,13 @@ func text(s string) Text {
 // content takes over what only the event or answer itself holds.
 func (s *Standing) content(step *Step) {
 	s.ToldBy, s.Reload = step.name(), ""
-	switch c := s.fresh[s.ToldBy]; {
-	case c != nil:
-		s.ErrorReason, s.Options, s.Metadata = c.ErrorReason, c.Options, c.Metadata
-	case !step.Answer:
+	for _, c := range slices.Backward(s.fresh) {
+		if c.step == s.ToldBy {
+			s.ErrorReason, s.Options, s.Metadata = c.ErrorReason, c.Options, c.Metadata
+			return
+		}
+	}
+	if !step.Answer {
 		s.Reload = step.ID
 	}
 	// What an answer told is not kept: it governs again only when what came

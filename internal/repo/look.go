@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"webhookd/internal/events"
 )
@@ -45,7 +46,7 @@ ON CONFLICT (id) DO UPDATE SET id = excluded.id WHERE false`
 SELECT id, account, context, livemode, type, status, last_error_code, last_error_reason,
        last_verification_report_id, client_reference_id, related_customer, related_customer_account,
        related_person, related_person_account, verification_flow, options::text, metadata::text,
-       redaction_status, created_at, status_changed_at, last_event_id, last_event_created_at,
+       redaction_status, created_at, status_changed_at, coalesce(last_event_id, ''), last_event_created_at,
        needs_refresh, outputs_wanted_since, births, redacted, hidden, coalesce(told_by, last_event_id, '')
 FROM stripe_identity.verification_sessions
 WHERE id = ANY ($1)`
@@ -95,16 +96,18 @@ func look(ctx context.Context, conn *pgx.Conn, orders []*order, lockTimeout time
 		quarantined: map[string]doubt{},
 		outputs:     map[string]events.Carrier{}, details: map[string]events.Carrier{},
 	}
+	itself := func(id string) string { return id }
+	sessions, ids := strs(sessionIDs, itself), strs(eventIDs, itself)
 	b := &pgx.Batch{}
 	b.Queue("BEGIN ISOLATION LEVEL READ COMMITTED") // each statement sees what the lock waited for
 	b.Queue(sqlSettings, strconv.FormatInt(lockTimeout.Milliseconds(), 10))
-	b.Queue(sqlLock, sessionIDs)
-	b.Queue(sqlSessions, sessionIDs).Query(v.readSessions)
-	b.Queue(sqlHistory, sessionIDs).Query(v.readHistory)
-	b.Queue(sqlSeen, sessionIDs, eventIDs).Query(v.readSeen)
+	b.Queue(sqlLock, sessions)
+	b.Queue(sqlSessions, sessions).Query(v.readSessions)
+	b.Queue(sqlHistory, sessions).Query(v.readHistory)
+	b.Queue(sqlSeen, sessions, ids).Query(v.readSeen)
 	if carries {
-		b.Queue(sqlOutputsCarrier, sessionIDs).Query(func(r pgx.Rows) error { return readCarriers(r, v.outputs) })
-		b.Queue(sqlDetailsCarrier, sessionIDs).Query(func(r pgx.Rows) error { return readCarriers(r, v.details) })
+		b.Queue(sqlOutputsCarrier, sessions).Query(func(r pgx.Rows) error { return readCarriers(r, v.outputs) })
+		b.Queue(sqlDetailsCarrier, sessions).Query(func(r pgx.Rows) error { return readCarriers(r, v.details) })
 	}
 	return v, conn.SendBatch(ctx, b).Close()
 }
@@ -148,67 +151,84 @@ func concerned(orders []*order) (sessionIDs, eventIDs []string, carries bool) {
 
 func (v *view) readSessions(rows pgx.Rows) error {
 	for rows.Next() {
-		var (
-			s                                                        events.Standing
-			account, context, typ, status, code, reason, report      *string
-			reference, customer, customerAccount, person, personAcct *string
-			flow, options, metadata, redaction, lastEvent            *string
-			created, changed, lastCreated, wanted                    *time.Time
-			live                                                     *bool
-			births                                                   string
-		)
-		err := rows.Scan(&s.ID, &account, &context, &live, &typ, &status, &code, &reason, &report, &reference,
-			&customer, &customerAccount, &person, &personAcct, &flow, &options, &metadata, &redaction,
-			&created, &changed, &lastEvent, &lastCreated, &s.NeedsRefresh, &wanted, &births,
-			&s.Redacted, &s.Hidden, &s.ToldBy)
+		s := &events.Standing{}
+		var births string
+		err := rows.Scan(&s.ID, (*text)(&s.Account), (*text)(&s.Context), (*mode)(&s.Livemode), (*text)(&s.Type),
+			(*text)(&s.Status), (*text)(&s.ErrorCode), (*text)(&s.ErrorReason), (*text)(&s.ReportID),
+			(*text)(&s.ClientReferenceID), (*text)(&s.RelatedCustomer), (*text)(&s.RelatedCustomerAccount),
+			(*text)(&s.RelatedPerson), (*text)(&s.RelatedPersonAccount), (*text)(&s.VerificationFlow),
+			&s.Options, &s.Metadata, (*text)(&s.RedactionStatus), (*moment)(&s.Created), (*moment)(&s.StatusChangedAt),
+			&s.LastEventID, (*moment)(&s.LastEventCreatedAt), &s.NeedsRefresh, (*moment)(&s.OutputsWantedSince),
+			&births, &s.Redacted, &s.Hidden, &s.ToldBy)
 		if err != nil {
 			return err
 		}
-		for dst, src := range map[*events.Text]*string{
-			&s.Account: account, &s.Context: context, &s.Type: typ, &s.Status: status, &s.ErrorCode: code,
-			&s.ErrorReason: reason, &s.ReportID: report, &s.ClientReferenceID: reference,
-			&s.RelatedCustomer: customer, &s.RelatedCustomerAccount: customerAccount, &s.RelatedPerson: person,
-			&s.RelatedPersonAccount: personAcct, &s.VerificationFlow: flow, &s.RedactionStatus: redaction,
-		} {
-			*dst = events.TextOf(src)
-		}
-		s.Livemode = events.ModeOf(live)
-		s.Options, s.Metadata = bytesOf(options), bytesOf(metadata)
-		s.LastEventID = events.TextOf(lastEvent).Value
-		s.Created, s.StatusChangedAt, s.LastEventCreatedAt, s.OutputsWantedSince =
-			timeOf(created), timeOf(changed), timeOf(lastCreated), timeOf(wanted)
 		if s.Births, err = events.ParseBirths(births); err != nil {
 			return err
 		}
-		v.bare[s.ID] = lastEvent == nil && !s.Redacted
+		v.bare[s.ID] = s.LastEventID == "" && !s.Redacted
 		v.wasGone[s.ID] = s.Redacted
-		v.sessions[s.ID] = &s
+		v.sessions[s.ID] = s
 	}
 	return rows.Err()
+}
+
+// What is null in a column, as the vocabulary says it.
+type (
+	text   events.Text
+	mode   events.Mode
+	moment time.Time
+)
+
+// ScanText implements [pgtype.TextScanner].
+func (t *text) ScanText(v pgtype.Text) error {
+	*t = text{Presence: events.Null}
+	if v.Valid {
+		*t = text(events.Some(v.String))
+	}
+	return nil
+}
+
+// ScanBool implements [pgtype.BoolScanner].
+func (m *mode) ScanBool(v pgtype.Bool) error {
+	switch {
+	case !v.Valid:
+		*m = mode(events.ModeUnknown)
+	case v.Bool:
+		*m = mode(events.ModeLive)
+	default:
+		*m = mode(events.ModeTest)
+	}
+	return nil
+}
+
+// ScanTimestamptz implements [pgtype.TimestamptzScanner].
+func (t *moment) ScanTimestamptz(v pgtype.Timestamptz) error {
+	*t = moment{}
+	if v.Valid {
+		*t = moment(v.Time.UTC())
+	}
+	return nil
 }
 
 func (v *view) readHistory(rows pgx.Rows) error {
 	for rows.Next() {
 		var (
-			t        events.Step
-			session  string
-			occurred time.Time
-			twin     []byte
-			typ      *string
-			from     *time.Time
-			account  *string
-			live     *bool
+			t              events.Step
+			session        string
+			occurred, from moment
+			twin           []byte
 		)
 		err := rows.Scan(&t.Row, &t.ID, &session, &occurred, &t.Rank, &t.Type, &t.State.Status, &t.State.ErrorCode,
-			&t.State.ReportID, &t.State.Redaction, &twin, &typ, &from, &t.Outputs, &account, &live)
+			&t.State.ReportID, &t.State.Redaction, &twin, (*text)(&t.Session), &from, &t.Outputs,
+			(*text)(&t.Account), (*mode)(&t.Livemode))
 		if err != nil {
 			return err
 		}
-		t.Second, t.Session = occurred.Unix(), events.TextOf(typ)
+		t.Second = time.Time(occurred).Unix()
 		copy(t.Twin[:], twin)
-		if from != nil {
-			t.Answer, t.From, t.Shown, t.Source = true, from.Unix(), t.Row != 0, events.SourceAPI
-			t.Account, t.Livemode = events.TextOf(account), events.ModeOf(live)
+		if asked := time.Time(from); !asked.IsZero() {
+			t.Answer, t.From, t.Shown, t.Source = true, asked.Unix(), t.Row != 0, events.SourceAPI
 		}
 		if s := v.sessions[session]; s != nil {
 			s.Steps = append(s.Steps, t)
@@ -255,18 +275,4 @@ func readCarriers(rows pgx.Rows, into map[string]events.Carrier) error {
 		into[id] = c
 	}
 	return rows.Err()
-}
-
-func timeOf(t *time.Time) time.Time {
-	if t == nil {
-		return time.Time{}
-	}
-	return t.UTC()
-}
-
-func bytesOf(s *string) []byte {
-	if s == nil {
-		return nil
-	}
-	return []byte(*s)
 }

@@ -195,38 +195,56 @@ func (s *Store) write(ctx context.Context, conn *pgx.Conn, w *writes) error {
 }
 
 func (w *writes) queueEvents(b *pgx.Batch) {
-	n := len(w.events)
-	if n == 0 {
+	rows := w.events
+	if len(rows) == 0 {
 		return
 	}
-	id, typ, session := make([]string, n), make([]string, n), make([]string, n)
-	account, context, version := make([]*string, n), make([]*string, n), make([]*string, n)
-	request, snapshot, secret := make([]*string, n), make([]*string, n), make([]*string, n)
-	live, source, payload := make([]*bool, n), make([]string, n), make([]pgtype.Text, n)
-	created, received, resolved := make([]time.Time, n), make([]time.Time, n), make([]*time.Time, n)
-	for i, e := range w.events {
-		id[i], typ[i], session[i] = e.ID, e.Type, e.SessionID
-		account[i], context[i], version[i] = e.Account.Ptr(), e.Context.Ptr(), e.APIVersion.Ptr()
-		request[i], snapshot[i], secret[i] = e.RequestID.Ptr(), e.SnapshotEvent.Ptr(), nonEmpty(e.SecretName)
-		live[i], source[i], payload[i] = e.Livemode.Ptr(), e.Source, w.payload(e)
-		created[i], received[i] = e.Created, e.ReceivedAt
-		if e.Kind == events.Thin && e.SnapshotEvent.Has() && w.snapshotKnown(e) {
-			resolved[i] = &received[i]
-		}
+	b.Queue(sqlInsertEvents,
+		strs(rows, func(e *events.Event) string { return e.ID }),
+		strs(rows, func(e *events.Event) string { return e.Type }),
+		strs(rows, func(e *events.Event) string { return e.SessionID }),
+		texts(rows, func(e *events.Event) events.Text { return e.Account }),
+		texts(rows, func(e *events.Event) events.Text { return e.Context }),
+		modes(rows, func(e *events.Event) events.Mode { return e.Livemode }),
+		texts(rows, func(e *events.Event) events.Text { return e.APIVersion }),
+		texts(rows, func(e *events.Event) events.Text { return e.RequestID }),
+		texts(rows, func(e *events.Event) events.Text { return e.SnapshotEvent }),
+		times(rows, func(e *events.Event) time.Time { return e.Created }),
+		times(rows, func(e *events.Event) time.Time { return e.ReceivedAt }),
+		strs(rows, func(e *events.Event) string { return e.Source }),
+		optional(rows, func(e *events.Event) string { return e.SecretName }),
+		docs(rows, w.payload),
+		times(rows, w.resolvedAt),
+	)
+}
+
+// resolvedAt is when the rest of a thin event was told: now, if its snapshot
+// is here already.
+func (w *writes) resolvedAt(e *events.Event) time.Time {
+	if e.Kind == events.Thin && e.SnapshotEvent.Has() && w.snapshotKnown(e) {
+		return e.ReceivedAt
 	}
-	b.Queue(sqlInsertEvents, id, typ, session, account, context, live, version, request, snapshot, created, received,
-		source, secret, payload, resolved)
+	return time.Time{}
 }
 
 // payload is what may be stored of an event's body: nothing once its session
 // is redacted.
-func (w *writes) payload(e *events.Event) pgtype.Text {
-	return pgtype.Text{String: string(e.Payload), Valid: e.Payload != nil && !e.Hides && !w.isGone(e.SessionID)}
+func (w *writes) payload(e *events.Event) []byte {
+	if e.Hides || w.isGone(e.SessionID) {
+		return nil
+	}
+	return e.Payload
+}
+
+// transition is a step that becomes a row.
+type transition struct {
+	*events.Step
+	session  string
+	previous *events.Step // nil for the first
 }
 
 func (w *writes) queueTransitions(b *pgx.Batch) {
-	var steps, before []*events.Step
-	var session []string
+	rows := make([]transition, 0, len(w.events))
 	for _, s := range w.sessions {
 		if len(s.Obsolete) > 0 {
 			b.Queue(sqlForgetTransitions, s.Obsolete)
@@ -244,7 +262,7 @@ func (w *writes) queueTransitions(b *pgx.Batch) {
 			case t.Answer && !t.Shown:
 				continue
 			case t.Row == 0:
-				steps, session, before = append(steps, t), append(session, s.ID), append(before, previous)
+				rows = append(rows, transition{t, s.ID, previous})
 			case t.Changed && !t.Answer:
 				b.Queue(sqlReplaceTransition, t.Row, t.ID, t.Account.Ptr(), t.Livemode.Ptr(), t.Session.Ptr(), t.Reason.Ptr(),
 					textOf(t.Options), t.Source, t.Type, time.Unix(t.Second, 0), t.Rank, t.Twin[:], textOf(t.Metadata))
@@ -252,27 +270,47 @@ func (w *writes) queueTransitions(b *pgx.Batch) {
 			previous = t
 		}
 	}
-	n := len(steps)
-	if n == 0 {
+	if len(rows) == 0 {
 		return
 	}
-	id, account, live, typ := make([]*string, n), make([]*string, n), make([]*bool, n), make([]*string, n)
-	eventType, status, code, reason := make([]string, n), make([]*string, n), make([]*string, n), make([]*string, n)
-	report, redaction, occurred := make([]*string, n), make([]*string, n), make([]time.Time, n)
-	source, rank, twin, options := make([]string, n), make([]int16, n), make([][]byte, n), make([]pgtype.Text, n)
-	metadata, previous, since := make([]pgtype.Text, n), make([]*string, n), make([]*time.Time, n)
-	for i, t := range steps {
-		id[i], account[i], live[i], typ[i] = nonEmpty(t.ID), t.Account.Ptr(), t.Livemode.Ptr(), t.Session.Ptr()
-		eventType[i], status[i], code[i], reason[i] = t.Type, nonEmpty(t.State.Status), nonEmpty(t.State.ErrorCode), t.Reason.Ptr()
-		report[i], redaction[i], occurred[i] = nonEmpty(t.State.ReportID), nonEmpty(t.State.Redaction), time.Unix(t.Second, 0)
-		source[i], rank[i], twin[i], options[i] = t.Source, int16(t.Rank), twinOf(t), textOf(t.Options)
-		metadata[i] = textOf(t.Metadata)
-		if p := before[i]; p != nil {
-			previous[i], since[i] = nonEmpty(p.State.Status), new(time.Unix(p.Second, 0))
-		}
+	b.Queue(sqlInsertTransitions,
+		optional(rows, func(t transition) string { return t.ID }),
+		strs(rows, func(t transition) string { return t.session }),
+		texts(rows, func(t transition) events.Text { return t.Account }),
+		modes(rows, func(t transition) events.Mode { return t.Livemode }),
+		texts(rows, func(t transition) events.Text { return t.Session }),
+		strs(rows, func(t transition) string { return t.Type }),
+		optional(rows, func(t transition) string { return t.State.Status }),
+		optional(rows, func(t transition) string { return t.State.ErrorCode }),
+		texts(rows, func(t transition) events.Text { return t.Reason }),
+		optional(rows, func(t transition) string { return t.State.ReportID }),
+		optional(rows, func(t transition) string { return t.State.Redaction }),
+		times(rows, func(t transition) time.Time { return time.Unix(t.Second, 0) }),
+		strs(rows, func(t transition) string { return t.Source }),
+		ranks(rows, func(t transition) int { return t.Rank }),
+		docs(rows, transition.twin),
+		docs(rows, func(t transition) []byte { return t.Options }),
+		docs(rows, func(t transition) []byte { return t.Metadata }),
+		optional(rows, func(t transition) string {
+			if t.previous == nil {
+				return ""
+			}
+			return t.previous.State.Status
+		}),
+		times(rows, func(t transition) time.Time {
+			if t.previous == nil {
+				return time.Time{}
+			}
+			return time.Unix(t.previous.Second, 0)
+		}),
+	)
+}
+
+func (t transition) twin() []byte {
+	if t.Answer {
+		return nil
 	}
-	b.Queue(sqlInsertTransitions, id, session, account, live, typ, eventType, status, code, reason, report, redaction,
-		occurred, source, rank, twin, options, metadata, previous, since)
+	return t.Twin[:]
 }
 
 func (w *writes) queueRelink(b *pgx.Batch) {
@@ -298,43 +336,44 @@ func appended(s *events.Standing) bool {
 	return first < 0 || !slices.ContainsFunc(s.Steps[first:], func(t events.Step) bool { return isRow(t) && t.Row != 0 })
 }
 
-func twinOf(t *events.Step) []byte {
-	if t.Answer {
-		return nil
-	}
-	return t.Twin[:]
-}
-
 func (w *writes) queueSessions(b *pgx.Batch) {
-	n := len(w.sessions)
-	if n == 0 {
+	rows := w.sessions
+	if len(rows) == 0 {
 		return
 	}
-	id, account, context, live := make([]string, n), make([]*string, n), make([]*string, n), make([]*bool, n)
-	typ, status, code, reason := make([]*string, n), make([]*string, n), make([]*string, n), make([]*string, n)
-	report, reference, customer := make([]*string, n), make([]*string, n), make([]*string, n)
-	customerAccount, person, personAccount := make([]*string, n), make([]*string, n), make([]*string, n)
-	flow, options, metadata := make([]*string, n), make([]pgtype.Text, n), make([]pgtype.Text, n)
-	redaction, created, changed := make([]*string, n), make([]*time.Time, n), make([]*time.Time, n)
-	lastEvent, lastCreated, refresh := make([]*string, n), make([]*time.Time, n), make([]bool, n)
-	wanted, births, redacted, hidden := make([]*time.Time, n), make([]string, n), make([]bool, n), make([]bool, n)
-	toldBy, fetchedFrom, fetchedUntil := make([]*string, n), make([]*time.Time, n), make([]*time.Time, n)
-	for i, s := range w.sessions {
-		toldBy[i] = nonEmpty(s.ToldBy)
-		fetchedFrom[i], fetchedUntil[i] = s.Asked()
-		id[i], account[i], context[i], live[i] = s.ID, s.Account.Ptr(), s.Context.Ptr(), s.Livemode.Ptr()
-		typ[i], status[i], code[i], reason[i] = s.Type.Ptr(), s.Status.Ptr(), s.ErrorCode.Ptr(), s.ErrorReason.Ptr()
-		report[i], reference[i], customer[i] = s.ReportID.Ptr(), s.ClientReferenceID.Ptr(), s.RelatedCustomer.Ptr()
-		customerAccount[i], person[i], personAccount[i] = s.RelatedCustomerAccount.Ptr(), s.RelatedPerson.Ptr(), s.RelatedPersonAccount.Ptr()
-		flow[i], options[i], metadata[i] = s.VerificationFlow.Ptr(), textOf(s.Options), textOf(s.Metadata)
-		redaction[i], created[i], changed[i] = s.RedactionStatus.Ptr(), nonZero(s.Created), nonZero(s.StatusChangedAt)
-		lastEvent[i], lastCreated[i], refresh[i] = nonEmpty(s.LastEventID), nonZero(s.LastEventCreatedAt), s.NeedsRefresh
-		wanted[i], births[i], redacted[i], hidden[i] = nonZero(s.OutputsWantedSince), s.Births.String(), s.Redacted, s.Hidden
-	}
-	b.Queue(sqlUpdateSessions, id, account, context, live, typ, status, code, reason, report, reference, customer,
-		customerAccount, person, personAccount, flow, options, metadata, redaction, created, changed, lastEvent,
-		lastCreated, refresh, wanted, births, redacted, hidden, toldBy, fetchedFrom, fetchedUntil)
-	for _, s := range w.sessions {
+	b.Queue(sqlUpdateSessions,
+		strs(rows, func(s *events.Standing) string { return s.ID }),
+		texts(rows, func(s *events.Standing) events.Text { return s.Account }),
+		texts(rows, func(s *events.Standing) events.Text { return s.Context }),
+		modes(rows, func(s *events.Standing) events.Mode { return s.Livemode }),
+		texts(rows, func(s *events.Standing) events.Text { return s.Type }),
+		texts(rows, func(s *events.Standing) events.Text { return s.Status }),
+		texts(rows, func(s *events.Standing) events.Text { return s.ErrorCode }),
+		texts(rows, func(s *events.Standing) events.Text { return s.ErrorReason }),
+		texts(rows, func(s *events.Standing) events.Text { return s.ReportID }),
+		texts(rows, func(s *events.Standing) events.Text { return s.ClientReferenceID }),
+		texts(rows, func(s *events.Standing) events.Text { return s.RelatedCustomer }),
+		texts(rows, func(s *events.Standing) events.Text { return s.RelatedCustomerAccount }),
+		texts(rows, func(s *events.Standing) events.Text { return s.RelatedPerson }),
+		texts(rows, func(s *events.Standing) events.Text { return s.RelatedPersonAccount }),
+		texts(rows, func(s *events.Standing) events.Text { return s.VerificationFlow }),
+		docs(rows, func(s *events.Standing) []byte { return s.Options }),
+		docs(rows, func(s *events.Standing) []byte { return s.Metadata }),
+		texts(rows, func(s *events.Standing) events.Text { return s.RedactionStatus }),
+		times(rows, func(s *events.Standing) time.Time { return s.Created }),
+		times(rows, func(s *events.Standing) time.Time { return s.StatusChangedAt }),
+		optional(rows, func(s *events.Standing) string { return s.LastEventID }),
+		times(rows, func(s *events.Standing) time.Time { return s.LastEventCreatedAt }),
+		flags(rows, func(s *events.Standing) bool { return s.NeedsRefresh }),
+		times(rows, func(s *events.Standing) time.Time { return s.OutputsWantedSince }),
+		strs(rows, func(s *events.Standing) string { return s.Births.String() }),
+		flags(rows, func(s *events.Standing) bool { return s.Redacted }),
+		flags(rows, func(s *events.Standing) bool { return s.Hidden }),
+		optional(rows, func(s *events.Standing) string { return s.ToldBy }),
+		times(rows, (*events.Standing).AskedAt),
+		times(rows, (*events.Standing).AnsweredAt),
+	)
+	for _, s := range rows {
 		if s.Reload != "" {
 			b.Queue(sqlReload, s.ID, s.Reload)
 		}
@@ -365,7 +404,7 @@ func (w *writes) queueOutputs(b *pgx.Batch, wants func(string) bool) {
 func (w *writes) queueQuarantine(b *pgx.Batch) {
 	for _, e := range w.quarantined {
 		b.Queue(sqlQuarantine, e.ID, e.Type, nonEmpty(e.SessionID), nonZero(e.Created), e.ReceivedAt, e.Fault,
-			w.payload(e), e.Account.Ptr(), e.Livemode.Ptr(), e.Source, nonEmpty(e.SecretName), e.Hides)
+			textOf(w.payload(e)), e.Account.Ptr(), e.Livemode.Ptr(), e.Source, nonEmpty(e.SecretName), e.Hides)
 	}
 }
 
