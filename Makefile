@@ -9,6 +9,7 @@ help: ## List the targets
 
 .PHONY: build
 build: ## Build bin/webhookd
+	@test -e bin/webhookd || echo "building bin/webhookd (the first time takes a minute or two)"
 	@go build -trimpath -o bin/webhookd ./cmd/webhookd
 
 .PHONY: dev

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -8,8 +9,11 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"text/template"
 
 	"github.com/spf13/cobra"
@@ -42,10 +46,14 @@ func runDev(ctx context.Context, reset bool, stdout, stderr io.Writer) (err erro
 	if err := os.MkdirAll(folder, 0o755); err != nil {
 		return fmt.Errorf("make %s: %w", folder, err)
 	}
-	secret, err := devSecret(reset)
-	if err != nil {
+	last, err := readDevFile()
+	switch {
+	case reset:
+		last = target{} // whatever is wrong with it
+	case err != nil && !errors.Is(err, os.ErrNotExist):
 		return err
 	}
+	secret := cmp.Or(last.Secret, "whsec_dev"+rand.Text()) // what was printed stays true
 	// What is wrong with the configuration is told before anything starts.
 	const pending = "postgres://127.0.0.1/"
 	cfg, err := LoadConfig(needDatabase|needMigrateDatabase|needSecrets, func(e *environment) {
@@ -74,14 +82,14 @@ func runDev(ctx context.Context, reset bool, stdout, stderr io.Writer) (err erro
 			return err
 		}
 	}
-	server, err := pgdev.Start(ctx, pgdev.Options{Dir: data, Log: stderr})
+	server, err := pgdev.Start(ctx, pgdev.Options{Dir: data, Log: stderr, Port: portAgain(ctx, last.DatabaseURL)})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, server.Stop(context.WithoutCancel(ctx))) }()
-	url := server.URL("webhookd")
-	cfg.DatabaseURL, cfg.MigrateDatabaseURL = hidden(url), hidden(url)
-	if _, err := repo.Migrate(ctx, url); err != nil {
+	database := server.URL("webhookd")
+	cfg.DatabaseURL, cfg.MigrateDatabaseURL = hidden(database), hidden(database)
+	if _, err := repo.Migrate(ctx, database); err != nil {
 		return err
 	}
 	log := newLogger(stderr, cfg.LogLevel, cfg.LogFormat)
@@ -89,7 +97,7 @@ func runDev(ctx context.Context, reset bool, stdout, stderr io.Writer) (err erro
 		t := target{
 			URL:         "http://" + dialable(at.public) + cfg.WebhookPath,
 			Secret:      secret,
-			DatabaseURL: url,
+			DatabaseURL: database,
 			MetricsURL:  "http://" + dialable(at.admin) + "/metrics",
 		}
 		if err := writeDevFile(t); err != nil {
@@ -97,8 +105,8 @@ func runDev(ctx context.Context, reset bool, stdout, stderr io.Writer) (err erro
 		}
 		return devGreeting.Execute(stdout, struct {
 			target
-			Self, Postgres, Dir string
-		}{t, os.Args[0], server.Version(), server.Dir()})
+			Self, Postgres, Dir, Psql, Timeline string
+		}{t, os.Args[0], server.Version(), server.Dir(), psql(), timeline})
 	})
 }
 
@@ -111,17 +119,38 @@ func dialable(a net.Addr) string {
 	return a.String()
 }
 
-// devSecret is the secret of the last run, so that what was printed stays
-// true, or a new one.
-func devSecret(reset bool) (string, error) {
-	last, err := readDevFile()
-	switch {
-	case err == nil && last.Secret != "" && !reset:
-		return last.Secret, nil
-	case err != nil && !errors.Is(err, os.ErrNotExist) && !reset:
-		return "", err
+// portAgain is the port of the last run's PostgreSQL if it is free, else 0.
+func portAgain(ctx context.Context, databaseURL string) int {
+	u, err := url.Parse(databaseURL)
+	if err != nil || u.Port() == "" {
+		return 0
 	}
-	return "whsec_dev" + rand.Text(), nil
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp4", net.JoinHostPort("127.0.0.1", u.Port()))
+	if err != nil {
+		return 0
+	}
+	_ = l.Close() // PostgreSQL takes it over
+	port, err := strconv.Atoi(u.Port())
+	if err != nil {
+		return 0
+	}
+	return port
+}
+
+// psql is how a shell finds it: many systems keep it off PATH, beside the server.
+func psql() string {
+	if _, err := exec.LookPath("psql"); err == nil {
+		return "psql"
+	}
+	dir, err := pgdev.Find()
+	if err != nil {
+		return "psql"
+	}
+	program := filepath.Join(dir, "psql")
+	if _, err := os.Stat(program); err != nil {
+		return "psql"
+	}
+	return program
 }
 
 func writeDevFile(t target) error {
@@ -152,12 +181,14 @@ Try, in another terminal, in this folder:
   {{.Self}} trigger story                                    a person is verified
   {{.Self}} trigger requires_input --code document_expired   a check fails
   {{.Self}} trigger story redacted                           verified, then erased
-  psql '{{.DatabaseURL}}' -c 'TABLE stripe_identity.verification_timeline'
+  export DATABASE_URL='{{.DatabaseURL}}'
+  {{.Psql}} "$DATABASE_URL" -c '{{.Timeline}} ORDER BY occurred_at'
   curl -s {{.MetricsURL}} | grep verification_failures_total | grep -v ' 0$'
 
-With real events of your Stripe sandbox (Stripe's CLI; its secret in place of ours):
+With real events of your Stripe sandbox, by Stripe's CLI: stop this, and start it
+again with the CLI's secret (ours stays valid beside it); then, elsewhere, listen.
 
-  export WEBHOOKD_STRIPE_WEBHOOK_SECRETS=$(stripe listen --print-secret)
+  WEBHOOKD_STRIPE_WEBHOOK_SECRETS=$(stripe listen --print-secret) {{.Self}} dev
   stripe listen --forward-to {{.URL}}
 
 `))

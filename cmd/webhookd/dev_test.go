@@ -66,7 +66,7 @@ func (d *development) run(args ...string) (*process, target) {
 	if err := json.Unmarshal(text, &at); err != nil {
 		d.Fatal(err)
 	}
-	for _, said := range []string{at.URL, at.Secret, at.MetricsURL, at.DatabaseURL, " trigger story", "stripe listen --forward-to " + at.URL} {
+	for _, said := range []string{at.URL, at.Secret, at.MetricsURL, at.DatabaseURL, " trigger story", "export DATABASE_URL='" + at.DatabaseURL + "'", "stripe listen --forward-to " + at.URL} {
 		if !strings.Contains(dev.stdout.String(), said) {
 			d.Errorf("the greeting does not say %s:\n%s", said, dev.stdout)
 		}
@@ -154,6 +154,9 @@ func TestDevKeepsItsDataUntilReset(t *testing.T) {
 	if n := d.rows(again, "events"); n != 3 || again.Secret != at.Secret {
 		t.Errorf("the second run has %d events, want 3, or another secret", n)
 	}
+	if again.DatabaseURL != at.DatabaseURL {
+		t.Error("the second run has another database URL")
+	}
 	dev.signal(syscall.SIGTERM)
 	dev.exits(exitDone)
 
@@ -164,6 +167,30 @@ func TestDevKeepsItsDataUntilReset(t *testing.T) {
 	dev.signal(syscall.SIGINT)
 	dev.exits(exitDone)
 	d.gone(anew)
+}
+
+func TestDevTakesAnotherPortWhereItsOwnIsTaken(t *testing.T) {
+	t.Parallel()
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = taken.Close() }()
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = free.Close()
+	port := func(l net.Listener) int { return l.Addr().(*net.TCPAddr).Port }
+	for address, want := range map[string]int{
+		"": 0, "postgres:///x": 0, ":": 0,
+		"postgres://" + taken.Addr().String() + "/x":        0,
+		"postgres://u:p@" + free.Addr().String() + "/x?a=b": port(free),
+	} {
+		if got := portAgain(t.Context(), address); got != want {
+			t.Errorf("after %q the port is %d, want %d", address, got, want)
+		}
+	}
 }
 
 func TestDevLeavesNoPostgreSQLWhenItIsKilled(t *testing.T) {

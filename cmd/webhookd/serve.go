@@ -97,12 +97,12 @@ func serve(ctx context.Context, cfg *Config, log *zap.Logger, ready func(address
 	// Both are open before anything serves: a port that is taken is told at once.
 	public, err := new(net.ListenConfig).Listen(ctx, "tcp", cfg.ListenAddr)
 	if err != nil {
-		return fmt.Errorf("listen on WEBHOOKD_LISTEN_ADDR: %w", err)
+		return fmt.Errorf("listen on WEBHOOKD_LISTEN_ADDR: %w: set it to another address", err)
 	}
 	defer func() { _ = public.Close() }() // the server has closed it, if it ever ran
 	private, err := new(net.ListenConfig).Listen(ctx, "tcp", cfg.AdminAddr)
 	if err != nil {
-		return fmt.Errorf("listen on WEBHOOKD_ADMIN_ADDR: %w", err)
+		return fmt.Errorf("listen on WEBHOOKD_ADMIN_ADDR: %w: set it to another address", err)
 	}
 	defer func() { _ = private.Close() }()
 
@@ -116,11 +116,11 @@ func serve(ctx context.Context, cfg *Config, log *zap.Logger, ready func(address
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return served(server.Serve(public)) })
 	group.Go(func() error { return served(admin.Serve(private)) })
-	group.Go(func() error { store.Watch(work, &state.health); return nil })
+	group.Go(func() error { store.Watch(work, &state.health, tellHealth(log)); return nil })
 	group.Go(func() error { return secrets.Run(work, secretsInterval) })
 	log.Info("serving", zap.Stringer("listen", public.Addr()), zap.Stringer("admin", private.Addr()),
 		zap.String("path", cfg.WebhookPath), zap.Strings("webhook_secrets", secretNames(cfg.Secrets)))
-	sayWhatIsOff(log, cfg)
+	log.Info("reading Stripe's API is not built yet: outputs, refresh and reconcile are off")
 	if err := ready(addresses{public.Addr(), private.Addr()}); err != nil {
 		stopWork()
 		return errors.Join(err, server.Close(), admin.Close(), group.Wait())
@@ -178,11 +178,14 @@ func (l Livemode) mode() events.Mode {
 	return events.ModeUnknown
 }
 
-func sayWhatIsOff(log *zap.Logger, cfg *Config) {
-	for _, live := range []bool{true, false} {
-		if _, ok := cfg.APIKeys[live]; !ok && cfg.Livemode.Takes(live) {
-			log.Info("no API key for this mode: outputs, refresh and reconcile are off for it", zap.Bool("livemode", live))
+// tellHealth logs the first look at the database and each change.
+func tellHealth(log *zap.Logger) func(repo.Health) {
+	return func(h repo.Health) {
+		if h.Err != nil {
+			log.Warn("database", zap.Bool("up", h.Up), zap.String("problem", h.Err.Error()))
+			return
 		}
+		log.Info("database", zap.Bool("up", true), zap.Int64("schema", h.Schema))
 	}
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"maps"
 	"net"
 	"net/http"
@@ -146,6 +147,26 @@ func TestReadinessTellsOfSchemaAndDatabase(t *testing.T) {
 	if a := s.deliver(e.Body); a.Outcome != "duplicate" {
 		t.Errorf("delivered again: %s", a.Body)
 	}
+
+	var told []string
+	for line := range strings.Lines(s.log.String()) {
+		var l struct {
+			Level, Msg, Problem string
+			Up                  bool
+		}
+		if err := json.Unmarshal([]byte(line), &l); err != nil {
+			t.Fatal(err)
+		}
+		if l.Msg == "database" {
+			told = append(told, fmt.Sprint(l.Level, " ", l.Up))
+			if (l.Problem != "") != (l.Level == "warn") || strings.Contains(line, "127.0.0.1") {
+				t.Errorf("line %s", line)
+			}
+		}
+	}
+	if diff := cmp.Diff([]string{"warn true", "info true", "warn false", "info true"}, told); diff != "" {
+		t.Errorf("the log tells of the database (-want +got):\n%s", diff)
+	}
 }
 
 func TestReadinessSurvivesAStartWithoutADatabase(t *testing.T) {
@@ -179,7 +200,7 @@ func TestAnAddressThatIsTakenEndsServe(t *testing.T) {
 		}
 		log := new(buffer)
 		err = serve(t.Context(), cfg, newLogger(log, cfg.LogLevel, cfg.LogFormat), func(addresses) error { t.Error("ready"); return nil })
-		if err == nil || !strings.Contains(err.Error(), variable) {
+		if err == nil || !strings.Contains(err.Error(), variable) || !strings.HasSuffix(err.Error(), ": set it to another address") {
 			t.Errorf("%s is taken: %v", variable, err)
 		}
 	}

@@ -190,8 +190,8 @@ func newTriggerStoryCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "story [NAME]",
 		Short: "Sends all events of a session's life",
-		Long: `Sends all events of a session's life (default: happy), created as far apart as
-such things are, the last one now.
+		Long: `Sends all events of a session's life (default: happy). Their times are invented:
+as far apart as in life, the last one now.
 
 The stories: ` + strings.Join(scenario.Stories(), ", ") + `.`,
 		Example: `  webhookd trigger story
@@ -239,6 +239,9 @@ The stories: ` + strings.Join(scenario.Stories(), ", ") + `.`,
 	}
 	return cmd
 }
+
+// timeline is the beginning of a query that shows what became of sessions.
+const timeline = "SELECT occurred_at, status, previous_status, seconds_in_previous_status AS seconds FROM stripe_identity.verification_timeline"
 
 // wrapped lists words in lines for a terminal.
 func wrapped(words []string) string {
@@ -335,8 +338,8 @@ func (t *triggering) send(ctx context.Context, all []scenario.Event) error {
 		return fmt.Errorf("%d of %d deliveries were not taken", refused, len(all))
 	}
 	if !t.print && !t.asJSON {
-		fmt.Fprintf(t.err, "\nWhat was made of it:\n  psql %s -c \"SELECT * FROM stripe_identity.verification_timeline WHERE session_id = '%s' ORDER BY occurred_at\"\n",
-			t.target.database(), all[0].SessionID)
+		fmt.Fprintf(t.err, "\nWhat was made of it:\n  psql %s -c \"%s WHERE session_id = '%s' ORDER BY occurred_at\"\n",
+			t.target.database(), timeline, all[0].SessionID)
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"strconv"
 	"strings"
@@ -46,7 +47,7 @@ Exit code 0 if accepted, 1 if refused, 2 for wrong usage.`,
 	f := cmd.Flags()
 	f.StringVar(&body, "body", "", "`file` with the exact bytes of the request's body, - for stdin")
 	f.StringVar(&v.header, "header", "", "the value of the Stripe-Signature header")
-	f.StringArrayVar(&secrets, "secret", nil, "a signing `secret` (may be repeated; default: the configured ones)")
+	f.StringArrayVar(&secrets, "secret", nil, "a signing `secret` (may be repeated; default: the configured ones, else that of 'webhookd dev')")
 	f.Int64Var(&at, "at", 0, "judge the age as of this `unix` time (default: now)")
 	f.StringVar(&tolerance, "tolerance", "", "how far the signature may be from then, both ways, a `duration` (default: as configured, 5m)")
 	_ = cmd.MarkFlagRequired("body") // the flags stand above
@@ -89,12 +90,20 @@ type verification struct {
 	now       time.Time
 }
 
-// secretsFrom takes the given secrets, or without any the configured ones and
-// their tolerance.
+// secretsFrom takes the given secrets, or without any the configured ones, else
+// that of dev, and the configured tolerance.
 func (v *verification) secretsFrom(given []string) error {
 	v.tolerance = 5 * time.Minute
 	if len(given) == 0 {
-		cfg, err := LoadConfig(needSecrets)
+		dev, err := readDevFile()
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return usagef("%w", err)
+		}
+		cfg, err := LoadConfig(needSecrets, func(e *environment) {
+			if dev.Secret != "" && !e.StripeWebhookSecrets.set && !e.StripeWebhookSecretsFile.set {
+				e.StripeWebhookSecrets.force("dev=" + dev.Secret)
+			}
+		})
 		if err != nil {
 			return err
 		}
@@ -167,14 +176,22 @@ func (v *verification) describe(w io.Writer) {
 		if age < 0 {
 			age, side = -age, "after"
 		}
-		fmt.Fprintf(w, "age:     signed at %s, %d s %s %s; the tolerance is %d s both ways\n",
-			time.Unix(at, 0).UTC().Format(time.RFC3339), age, side, v.now.UTC().Format(time.RFC3339), v.tolerance/time.Second)
+		fmt.Fprintf(w, "age:     signed at %s, %s %s %s; the tolerance is %s both ways\n",
+			time.Unix(at, 0).UTC().Format(time.RFC3339), span(age), side, v.now.UTC().Format(time.RFC3339), span(int64(v.tolerance/time.Second)))
 	}
 	names := make([]string, len(v.secrets))
 	for i, s := range v.secrets {
 		names[i] = s.Name()
 	}
 	fmt.Fprintf(w, "secrets: %s\n", strings.Join(names, ", "))
+}
+
+// span is a number of seconds to a reader: in days if it is that many.
+func span(seconds int64) string {
+	if days := seconds / (24 * 60 * 60); days >= 2 {
+		return fmt.Sprintf("%d days", days)
+	}
+	return fmt.Sprintf("%d s", seconds)
 }
 
 // advice is what to do about a refusal.

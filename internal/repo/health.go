@@ -21,8 +21,9 @@ type Health struct {
 }
 
 // Watch looks at the database every 2 seconds, and every 15 seconds counts
-// what its gauges show, until ctx ends. See keeps the last result.
-func (s *Store) Watch(ctx context.Context, health *atomic.Pointer[Health]) {
+// what its gauges show, until ctx ends. health keeps the last result; changed
+// is told the first one, and each that differs in Up or in whether there is an Err.
+func (s *Store) Watch(ctx context.Context, health *atomic.Pointer[Health], changed func(Health)) {
 	const every, gauges = 2 * time.Second, 15 * time.Second
 	s.metrics.required.Set(float64(migrations.Version()))
 	tick := time.NewTicker(every)
@@ -31,9 +32,15 @@ func (s *Store) Watch(ctx context.Context, health *atomic.Pointer[Health]) {
 	ready := false
 	for {
 		h := s.check(ctx)
+		if ctx.Err() != nil {
+			return // the check was broken off, and says nothing
+		}
 		h.Ready = ready || h.Up && h.Err == nil
 		ready = h.Ready
-		health.Store(&h)
+		last := health.Swap(&h)
+		if last == nil || last.Up != h.Up || (last.Err == nil) != (h.Err == nil) {
+			changed(h)
+		}
 		if h.Up && h.Err == nil && time.Since(counted) >= gauges {
 			if s.count(ctx) == nil {
 				counted = time.Now()

@@ -16,3 +16,12 @@ ORDER BY id`, clientReference) // CollectRows tells the error
 	ids, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	return ids, plain("look for sessions by client reference", err)
 }
+
+// Seen tells whether anything is held about a session, be it a tombstone.
+func (s *Store) Seen(ctx context.Context, sessionID string) (seen bool, err error) {
+	err = s.pool.QueryRow(ctx, `
+SELECT EXISTS (SELECT FROM stripe_identity.verification_sessions WHERE id = $1)
+    OR EXISTS (SELECT FROM stripe_identity.events WHERE session_id = $1)
+    OR EXISTS (SELECT FROM stripe_identity.quarantined_events WHERE session_id = $1)`, sessionID).Scan(&seen)
+	return seen, plain("look for session "+sessionID, err)
+}

@@ -19,8 +19,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -102,6 +104,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if !strings.Contains(o.URL, "pool_max_conns") {
 		cfg.MaxConns = int32(o.Committers) + laneWorkers + 4
 	}
+	cfg.AfterConnect = takeColumns
 	pool, err := pgxpool.NewWithConfig(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("database pool: %w", err)
@@ -171,6 +174,9 @@ type databaseError struct {
 func (e *databaseError) Error() string {
 	var b strings.Builder
 	b.WriteString("SQLSTATE " + e.code)
+	if words := inWords(e.code); words != "" {
+		b.WriteString(" (" + words + ")")
+	}
 	if e.table != "" {
 		b.WriteString(", table " + e.table)
 	}
@@ -181,6 +187,43 @@ func (e *databaseError) Error() string {
 }
 
 func (e *databaseError) Unwrap() error { return e.cause }
+
+// inWords says what an operator can do something about.
+func inWords(code string) string {
+	switch code {
+	case "3D000":
+		return "there is no such database"
+	case "28P01", "28000":
+		return "the user or the password is refused"
+	case "42501":
+		return "a right is missing"
+	case "3F000", "42P01":
+		return "the schema is missing or behind: run webhookd migrate up"
+	case "25006":
+		return "read-only: is this not the primary?"
+	case "53300":
+		return "too many connections"
+	}
+	return ""
+}
+
+// noConnection says why there is none, and neither to whom nor as whom.
+func noConnection(err error) string {
+	why := ""
+	dns, unknown := errors.AsType[*net.DNSError](err)
+	slow, isNet := errors.AsType[net.Error](err)
+	switch {
+	case unknown && !dns.IsTimeout:
+		why = ": its host is unknown"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		why = ": refused"
+	case isNet && slow.Timeout(), errors.Is(err, context.DeadlineExceeded):
+		why = ": no answer in time"
+	case strings.Contains(err.Error(), "tls error"): // the driver has no type for it
+		why = ": TLS failed (sslmode or certificate)"
+	}
+	return "no connection to the database" + why
+}
 
 // plain puts an error into words that may be logged.
 func plain(doing string, err error) error {
@@ -196,7 +239,7 @@ func plain(doing string, err error) error {
 	}
 	// Before the contexts: a connection has a deadline of its own.
 	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
-		return fmt.Errorf("%s: no connection to the database", doing)
+		return fmt.Errorf("%s: %s", doing, noConnection(err))
 	}
 	for _, ended := range []error{context.DeadlineExceeded, context.Canceled} {
 		if errors.Is(err, ended) {
