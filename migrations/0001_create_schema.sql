@@ -186,7 +186,7 @@ CREATE TABLE stripe_identity.pii_reads (
 CREATE VIEW stripe_identity.verification_timeline WITH (security_invoker = true) AS
 SELECT t.id, t.event_id, t.session_id, t.account, t.livemode, t.type, t.event_type, t.status, t.error_code,
        t.verification_report_id, t.redaction_status, t.occurred_at, t.recorded_at, t.source, t.xid, t.previous_status,
-       date_part('epoch', t.occurred_at - t.previous_at) AS seconds_in_previous_status
+       date_part('epoch', t.occurred_at) - date_part('epoch', t.previous_at) AS seconds_in_previous_status
 FROM stripe_identity.status_transitions t;
 
 CREATE VIEW stripe_identity.verified_identities WITH (security_invoker = true) AS

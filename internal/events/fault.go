@@ -48,6 +48,9 @@ func (p *parser) sessionFaults(f *fault) {
 	f.object("data.object", p.object)
 	f.needed("data.object.id", p.sessionID)
 	f.text("data.object.object", p.objectName)
+	if p.objectName.Has() && p.objectName.Value != "identity.verification_session" {
+		f.because("data.object is no verification session")
+	}
 	f.seconds("data.object.created", p.sessionCreated)
 	f.boolean("data.object.livemode", p.sessionLivemode)
 	f.text("data.object.type", s.Type)

@@ -1,6 +1,7 @@
 package events
 
 import (
+	"bytes"
 	"cmp"
 	"fmt"
 	"math"
@@ -345,20 +346,18 @@ func (t *told) history(id string, changes []item, rows *Rows) {
 	}
 }
 
-// newestCarrier is the newest item that carries something; of twins that both
-// do, the one with the smaller id.
+// newestCarrier is the newest item that carries something.
 func newestCarrier(all []item, carries func(*Session) bool) *item {
 	var newest *item
-	seen := map[TwinKey]bool{}
 	for _, i := range all {
-		if !carries(i.Session) || i.event != nil && seen[i.twin] {
-			continue
+		if carries(i.Session) && (newest == nil || i.carrier().Supersedes(newest.carrier())) {
+			newest = &i
 		}
-		seen[i.twin] = i.event != nil
-		newest = &i
 	}
 	return newest
 }
+
+func (i *item) carrier() Carrier { return Carrier{i.Key, i.twin} }
 
 // Carrier says which event told what stands in verified_outputs or
 // provided_details.
@@ -368,10 +367,12 @@ type Carrier struct {
 }
 
 // Supersedes reports whether what c carries takes the place of what o told:
-// newer in the order, or of two twins the smaller id.
+// newer in the order, or of two twins the smaller id. Where several changes of
+// one second and type carry something, their twin keys decide between them:
+// any order will do, but it must be one.
 func (c Carrier) Supersedes(o Carrier) bool {
-	if c.Twin == o.Twin && c.Twin != (TwinKey{}) {
-		return strings.Compare(c.ID, o.ID) < 0
-	}
-	return c.Compare(o.Key) > 0
+	return cmp.Or(
+		cmp.Compare(c.Second, o.Second), cmp.Compare(c.Rank, o.Rank),
+		bytes.Compare(c.Twin[:], o.Twin[:]), strings.Compare(o.ID, c.ID),
+	) > 0
 }

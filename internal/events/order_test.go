@@ -180,7 +180,8 @@ func TestACarrierIsSupersededByTheNewerOrBySmallerTwin(t *testing.T) {
 	}{
 		"newer":          {carrier(2, "b", 1), carrier(1, "a", 2), true},
 		"older":          {carrier(1, "b", 1), carrier(2, "a", 2), false},
-		"same second":    {carrier(1, "b", 1), carrier(1, "a", 2), true},
+		"same second":    {carrier(1, "a", 2), carrier(1, "b", 1), true},
+		"same, reversed": {carrier(1, "b", 1), carrier(1, "a", 2), false},
 		"twin, smaller":  {carrier(1, "a", 1), carrier(1, "b", 1), true},
 		"twin, larger":   {carrier(1, "b", 1), carrier(1, "a", 1), false},
 		"the same event": {carrier(1, "a", 1), carrier(1, "a", 1), false},

@@ -62,8 +62,8 @@ type policy uint8
 
 const (
 	strict   policy = iota // a payload: no secrets, outputs, documents or reports at any depth
-	personal               // an output of tomorrow: no secrets
-	all                    // options and metadata: nothing
+	personal               // options, and an output of tomorrow: no secrets
+	all                    // metadata, whose names are the operator's own: nothing
 )
 
 const (
@@ -93,6 +93,7 @@ type parser struct {
 
 	tooDeep      bool
 	badNumber    bool
+	zeros        int    // digits that exponents add
 	sawWithheld  bool   // something that strict leaves out
 	sawRedaction bool   // a redaction anywhere
 	isReport     bool   // the object that is being read
@@ -127,7 +128,7 @@ type findings struct {
 	o                Outputs
 	address, dob     Presence
 	day, month, year number
-	extras           map[string][]byte // outputs of tomorrow, as JSON
+	extras           [3]map[string][]byte // outputs of tomorrow, as JSON: of the whole, address, dob
 }
 
 var parsers = sync.Pool{New: func() any { return &parser{dec: jsontext.NewDecoder(new(bytes.Buffer))} }}
@@ -409,9 +410,9 @@ func (p *parser) sessionMember(name []byte) (keep bool, err error) {
 		p.sawRedaction = p.sawRedaction || p.dec.PeekKind() != 'n'
 		return true, p.nested(&p.redaction, inRedaction)
 	case "options":
-		return true, p.whole(&p.options, &s.Options)
+		return true, p.whole(&p.options, &s.Options, personal)
 	case "metadata":
-		return true, p.whole(&p.metadata, &s.Metadata)
+		return true, p.whole(&p.metadata, &s.Metadata, all)
 	case "verified_outputs":
 		p.findings = findings{}
 		return false, p.apart(&p.outputs, inOutputs)
@@ -439,10 +440,10 @@ func (p *parser) output(name string) error {
 	}
 	switch name {
 	case "address":
-		p.forget("address.")
+		p.forget("address.", ofAddress)
 		return p.nested(&p.address, inAddress)
 	case "dob":
-		p.forget("dob.")
+		p.forget("dob.", ofDob)
 		p.day, p.month, p.year = number{}, number{}, number{}
 		return p.nested(&p.dob, inDob)
 	case "dob.day":
@@ -455,33 +456,46 @@ func (p *parser) output(name string) error {
 	return p.extra(name)
 }
 
+// Where an output of tomorrow stands.
+const (
+	ofTheWhole = iota
+	ofAddress
+	ofDob
+)
+
 // forget drops the outputs read so far whose names begin with prefix.
-func (p *parser) forget(prefix string) {
+func (p *parser) forget(prefix string, of int) {
 	for _, f := range p.o.texts() {
 		if strings.HasPrefix(f.name, prefix) {
 			*f.Text = Text{}
 		}
 	}
-	maps.DeleteFunc(p.extras, func(name string, _ []byte) bool { return strings.HasPrefix(name, prefix) })
+	p.extras[of] = nil
 }
 
 // extra keeps an output of tomorrow, unless it is null, a secret, or holds a
 // placeholder.
 func (p *parser) extra(name string) error {
-	delete(p.extras, name)
+	of, last := ofTheWhole, name
+	if suffix, ok := strings.CutPrefix(name, "address."); ok {
+		of, last = ofAddress, suffix
+	} else if suffix, ok := strings.CutPrefix(name, "dob."); ok {
+		of, last = ofDob, suffix
+	}
+	delete(p.extras[of], name)
 	raw, err := p.dec.ReadValue()
 	if err != nil {
 		return err
 	}
 	value, _, err := p.copyOf(raw, personal)
-	if err != nil || raw.Kind() == 'n' || name == "client_secret" || name == "url" ||
+	if err != nil || raw.Kind() == 'n' || last == "client_secret" || last == "url" ||
 		bytes.Contains(value, []byte(`"`+placeholder+`"`)) {
 		return err
 	}
-	if p.extras == nil {
-		p.extras = make(map[string][]byte)
+	if p.extras[of] == nil {
+		p.extras[of] = make(map[string][]byte)
 	}
-	p.extras[name] = value
+	p.extras[of][name] = value
 	return nil
 }
 
@@ -513,7 +527,7 @@ func (p *parser) otherMember(name []byte) (keep bool, err error) {
 
 // whole reads an object that is stored as it is; the payload's copy leaves out
 // what a payload never has.
-func (p *parser) whole(presence *Presence, dst *[]byte) error {
+func (p *parser) whole(presence *Presence, dst *[]byte, pol policy) error {
 	*dst = nil
 	if p.dec.PeekKind() != '{' {
 		return p.nested(presence, elsewhere)
@@ -523,7 +537,7 @@ func (p *parser) whole(presence *Presence, dst *[]byte) error {
 	if err != nil {
 		return err
 	}
-	copied, withheld, err := p.copyOf(raw, all)
+	copied, withheld, err := p.copyOf(raw, pol)
 	if err != nil {
 		return err
 	}
@@ -543,11 +557,13 @@ func (p *parser) copyOf(raw []byte, pol policy) (clean []byte, withheld bool, er
 	q := parsers.Get().(*parser)
 	defer parsers.Put(q)
 	q.reset(raw, pol, p.depth)
+	q.zeros = p.zeros
 	if err := q.value(); err != nil {
 		return nil, false, err
 	}
 	p.tooDeep = p.tooDeep || q.tooDeep
 	p.badNumber = p.badNumber || q.badNumber
+	p.zeros = q.zeros
 	if p.vs == "" {
 		p.vs = q.vs
 	}
@@ -666,7 +682,7 @@ func (p *parser) scalar(raw []byte) []byte {
 	case 't', 'f', 'n':
 		p.out = append(p.out, raw...)
 	default:
-		if storable(raw) {
+		if p.storable(raw) {
 			p.out = append(p.out, raw...)
 			break
 		}
@@ -691,18 +707,23 @@ func isSessionID(s []byte) bool {
 }
 
 // storable reports whether jsonb can hold a number: numeric ends at 131072
-// digits before the point and 16383 after it, far beyond what Stripe sends.
-func storable(number []byte) bool {
-	if len(number) > 1000 {
-		return false
-	}
+// digits before the point and 16383 after it. It writes all of them out, so
+// what the exponents of one event add is bounded as well.
+func (p *parser) storable(number []byte) bool {
 	i := bytes.IndexAny(number, "eE")
 	if i < 0 {
-		return true
+		return len(number) <= 1000
 	}
 	exp, err := strconv.Atoi(string(number[i+1:]))
-	return err == nil && -1000 < exp && exp < 1000
+	if err != nil || len(number) > 1000 || exp > 1000 || exp < -1000 {
+		return false
+	}
+	p.zeros += max(exp, -exp)
+	return p.zeros <= maxZeros
 }
+
+// maxZeros is how many digits exponents may add to one event.
+const maxZeros = 64 << 10
 
 // clean is the value of a quoted string as PostgreSQL can hold it. It is plain
 // if the quoted form can be copied as it is; then it is a part of raw, else it
@@ -742,8 +763,12 @@ func (p *parser) event() (*Event, error) {
 	if !isString(p.id) || !isString(p.typ) {
 		return nil, ErrNotAnEvent
 	}
+	id := p.id.Value
+	if id == "" { // or a placeholder: what the event says must tell it from others
+		id = string(p.out) + strings.Repeat(" ", MaxID)
+	}
 	e := &Event{
-		ID: StoredID(p.id.Value), Type: p.typ.Value, Source: SourceWebhook,
+		ID: StoredID(id), Type: p.typ.Value, Source: SourceWebhook,
 		Account: known(p.account), Context: known(p.context), APIVersion: known(p.apiVersion),
 		RequestID: known(p.requestID), SnapshotEvent: known(p.snapshot), Livemode: p.mode(),
 	}
@@ -845,12 +870,12 @@ func (p *parser) verifiedOutputs() *Outputs {
 	if one := (number{Present, 1}); p.day != one || p.month != one || p.year != one {
 		o.DobDay, o.DobMonth, o.DobYear = p.day.ptr(), p.month.ptr(), p.year.ptr()
 	}
-	for i, name := range slices.Sorted(maps.Keys(p.extras)) {
-		o.Extra = append(o.Extra, ',')
-		if i == 0 {
+	for _, extras := range p.extras {
+		for _, name := range slices.Sorted(maps.Keys(extras)) {
+			o.Extra = append(o.Extra, ',')
 			o.Extra[0] = '{'
+			o.Extra = append(append(appendText(o.Extra, Some(name)), ':'), extras[name]...)
 		}
-		o.Extra = append(append(appendText(o.Extra, Some(name)), ':'), p.extras[name]...)
 	}
 	if o.Extra != nil {
 		o.Extra = append(o.Extra, '}')

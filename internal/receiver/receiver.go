@@ -91,7 +91,8 @@ type Receiver struct {
 	refusals map[string]*refusal
 	metrics  *metrics
 	log      *journal
-	buffers  sync.Pool // of *[]byte: a body, then its answer
+	buffers  sync.Pool    // of *[]byte: a body, then its answer
+	held     atomic.Int64 // bytes of long bodies that are being read
 	phase    atomic.Int32
 }
 

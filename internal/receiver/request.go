@@ -13,6 +13,7 @@ const (
 	maxHeaders = 16 << 10 // of all of a request's headers, as sent
 
 	usualBody  = 8 << 10  // Stripe's events have some 3 KB
+	maxHeld    = 64 << 20 // of all bodies that are longer than keptBuffer and still being read
 	keptBuffer = 64 << 10 // what one large body needed is not kept for small ones
 )
 
@@ -31,10 +32,8 @@ func (r *Receiver) admit(q *http.Request) (header, code string) {
 		return "", contentEncoding
 	case q.ContentLength > r.maxBody:
 		return "", bodyTooLarge
-	case strings.Trim(header, " \t") == "":
-		return "", signature.Reason(signature.ErrMissingHeader)
 	}
-	return header, ""
+	return header, signature.Reason(signature.CheckHeader(header))
 }
 
 func headerBytes(q *http.Request) int {
@@ -57,11 +56,21 @@ func encoded(values []string) bool {
 }
 
 // read appends the body to b. It grows with what has arrived, not with what a
-// header promises. The code is that of a refusal.
+// header promises, and with what all bodies together may hold: nobody has
+// proven yet who they are. The code is that of a refusal.
 func (r *Receiver) read(body io.Reader, b []byte) (whole []byte, code string) {
+	var held int64
+	defer func() { r.held.Add(-held) }()
 	for {
 		if len(b) == cap(b) {
 			b = append(b, 0)[:len(b)]
+			if grown := int64(cap(b)); grown > keptBuffer {
+				if r.held.Add(grown-held) > maxHeld {
+					held = grown
+					return b, queueFull
+				}
+				held = grown
+			}
 		}
 		n, err := body.Read(b[len(b):cap(b)])
 		b = b[:len(b)+n]

@@ -9,7 +9,9 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptrace"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -262,4 +264,30 @@ func TestServerLogIsBounded(t *testing.T) {
 	if text := lines[0].ContextMap()["error"].(string); len(text) > 1100 || strings.Contains(text, "\x1b") {
 		t.Errorf("line %q", text)
 	}
+}
+
+// Long bodies that strangers never finish take no more than their share.
+func TestBodiesThatNeverEndHoldABoundedAmountOfMemory(t *testing.T) {
+	t.Parallel()
+	var before, after runtime.MemStats
+	addr := newService(t, answers(events.Applied), func(o *receiver.Options) { o.DeliveryTimeout = 8 * time.Second }).listen(t)
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	unsigned := http.Header{"Stripe-Signature": {"t=1,v1=" + strings.Repeat("0", 64)}}
+	part := make([]byte, 1<<20-1)
+	var wg sync.WaitGroup
+	for range 150 {
+		wg.Go(func() {
+			conn := dial(t, addr, head(1<<20, unsigned))
+			_, _ = conn.Write(part) // it may be refused before it is through
+			_, _ = conn.Read(make([]byte, 1))
+		})
+	}
+	time.Sleep(2500 * time.Millisecond)
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	if grown := int64(after.HeapInuse) - int64(before.HeapInuse); grown > 110<<20 {
+		t.Errorf("150 bodies of 1 MiB that never end hold %d MiB", grown>>20)
+	}
+	wg.Wait()
 }

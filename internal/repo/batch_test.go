@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 
@@ -371,5 +372,34 @@ func TestContentComesBackWhole(t *testing.T) {
 				t.Errorf("the session has %s, want %s", got, want)
 			}
 		})
+	}
+}
+
+// A connection keeps the defaults that it had when it was made.
+func TestADatabaseThatWasReadOnlyIsWrittenAgainAtOnce(t *testing.T) {
+	t.Parallel()
+	url := pgtest.Database(t)
+	set := func(to string) {
+		execute(t, url, `DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_read_only = `+to+`', current_database()); END $$`)
+	}
+	set("on")
+	s := open(t, url)
+	for i := range 4 {
+		if _, err := s.Record(t.Context(), verified(t, fmt.Sprintf("evt_%d", i), "vs_1")); err == nil {
+			t.Fatal("recorded in a database that is read-only")
+		}
+	}
+	conn, err := pgx.Connect(t.Context(), url+"&default_transaction_read_only=off")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Exec(t.Context(), `DO $$ BEGIN EXECUTE format('ALTER DATABASE %I RESET default_transaction_read_only', current_database()); END $$`); err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if o, err := s.Record(t.Context(), verified(t, "evt_9", "vs_1")); err != nil || o != events.Applied {
+		t.Errorf("afterwards: %q, %v", o, err)
 	}
 }

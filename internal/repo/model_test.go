@@ -116,7 +116,6 @@ func drawEvent(t *rapid.T, id, session string) *events.Event {
 	if kind == "verified" && rapid.IntRange(0, 4).Draw(t, "expanded") == 0 {
 		object["verified_outputs"] = map[string]any{"first_name": "PIIMARK " + id, "dob": map[string]any{"day": 29, "month": 2, "year": 1992}, "tomorrow": "PIIMARK"}
 		object["provided_details"] = map[string]any{"email": id + "@PIIMARK.example"}
-		object["last_verification_report"] = "vr_" + strings.TrimPrefix(id, "evt_") // no two carriers of one second are twins by accident
 	}
 	if rapid.IntRange(0, 24).Draw(t, "broken") == 0 {
 		object["status"] = 5

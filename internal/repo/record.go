@@ -299,10 +299,15 @@ func (s *Store) transact(ctx context.Context, orders []*order, lockTimeout time.
 			err = fmt.Errorf("%w: %T", errPanic, p)
 		}
 		if err != nil {
-			// The connection may be gone already; then the server rolls back.
-			rollback, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+			end, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 			defer cancel()
-			_, _ = conn.Exec(rollback, "ROLLBACK")
+			// Either way the server rolls back. An error that is no event's may be the
+			// connection's own, down to a default that it took over when it was made.
+			if blame, _ := blameFor(err); blame == ours {
+				_ = conn.Conn().Close(end)
+			} else if _, failed := conn.Exec(end, "ROLLBACK"); failed != nil {
+				_ = conn.Conn().Close(end)
+			}
 			return
 		}
 		s.metrics.commitDuration.Observe(time.Since(begun).Seconds())

@@ -111,6 +111,13 @@ func rank(s Secret) int {
 	return 0
 }
 
+// CheckHeader tells what is wrong with a Stripe-Signature value before a body is
+// read for it: missing, malformed or without a v1 signature.
+func CheckHeader(header string) error {
+	var h signed
+	return h.parse(header)
+}
+
 // Verify proves that header signs body and returns the secret that did, a live
 // one if several did. header is the value of Stripe-Signature, "" if there was
 // none. The error is one of this package's, ErrWrongMode excepted.
