@@ -20,6 +20,16 @@ CREATE TABLE stripe_identity.events (
     payload        jsonb,
     resolved_at    timestamptz -- own: when the rest of a thin event was told
 );
+-- Faster than the default where the server was built with it.
+-- +goose StatementBegin
+DO $$
+BEGIN
+    ALTER TABLE stripe_identity.events ALTER COLUMN payload SET COMPRESSION lz4;
+EXCEPTION WHEN feature_not_supported THEN
+    NULL;
+END
+$$;
+-- +goose StatementEnd
 CREATE INDEX events_session ON stripe_identity.events (session_id);
 CREATE INDEX events_received ON stripe_identity.events USING brin (received_at);
 CREATE INDEX events_thin ON stripe_identity.events (snapshot_event, event_id) WHERE type LIKE 'v1.%' AND resolved_at IS NULL;
@@ -57,7 +67,7 @@ CREATE TABLE stripe_identity.verification_sessions (
     redacted                    boolean NOT NULL DEFAULT false, -- own: the tombstone; nothing personal may stand
     hidden                      boolean NOT NULL DEFAULT false, -- own: an unknown redaction word; not in the views
     CONSTRAINT redacted_holds_nothing CHECK (NOT redacted OR (metadata IS NULL AND last_error_reason IS NULL))
-) WITH (fillfactor = 80);
+) WITH (fillfactor = 60); -- a session changes a few times, soon after it was made
 -- A hash holds references of any length; all that is asked of them is equality.
 CREATE INDEX verification_sessions_client_reference ON stripe_identity.verification_sessions USING hash (client_reference_id);
 CREATE INDEX verification_sessions_needs_refresh ON stripe_identity.verification_sessions (id) WHERE needs_refresh;
@@ -87,10 +97,9 @@ CREATE TABLE stripe_identity.status_transitions (
     previous_status        text,              -- own: of the row before in the session's history
     previous_at            timestamptz        -- own: when that one occurred; null for the first
 );
--- The rule of twins: one row for each change, however many events tell it.
-CREATE UNIQUE INDEX status_transitions_twin ON stripe_identity.status_transitions (twin);
--- One session's history in its order.
-CREATE INDEX status_transitions_history ON stripe_identity.status_transitions (session_id, occurred_at, rank, coalesce(event_id, ''));
+-- One session's history by time, and the rule of twins: one row for each change,
+-- however many events tell it.
+CREATE UNIQUE INDEX status_transitions_history ON stripe_identity.status_transitions (session_id, occurred_at, twin);
 -- All sessions by time, and by commit for those who follow along.
 CREATE INDEX status_transitions_occurred ON stripe_identity.status_transitions (occurred_at);
 CREATE INDEX status_transitions_xid ON stripe_identity.status_transitions (xid, id);

@@ -79,6 +79,10 @@ type Standing struct {
 	Obsolete []int64  // rows of history that an answer made and events explain by now
 	Filled   []string // events that took over such a row: it was counted already
 
+	// Renewed says that ErrorReason, Options and Metadata are to be written. They
+	// are not read back: what is not renewed stays as it is, or goes with a redaction.
+	Renewed bool
+
 	// Reload names the event whose content must be read back from what is
 	// stored, because neither the row nor the events at hand hold it.
 	Reload string
@@ -337,7 +341,7 @@ func (s *Standing) content(step *Step) {
 	s.ToldBy, s.Reload = step.name(), ""
 	for _, c := range slices.Backward(s.fresh) {
 		if c.step == s.ToldBy {
-			s.ErrorReason, s.Options, s.Metadata = c.ErrorReason, c.Options, c.Metadata
+			s.ErrorReason, s.Options, s.Metadata, s.Renewed = c.ErrorReason, c.Options, c.Metadata, true
 			return
 		}
 	}

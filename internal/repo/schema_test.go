@@ -139,12 +139,15 @@ ORDER BY 1`)
 		"stripe_identity.reconcile_runs.id",
 		"stripe_identity.status_transitions.event_id",
 		"stripe_identity.status_transitions.id",
-		"stripe_identity.status_transitions.twin",
 		"stripe_identity.verification_sessions.id",
 		"stripe_identity.verified_outputs.session_id",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("unique keys (-want +got):\n%s", diff)
+	}
+	rule := one(t, url, `SELECT indexdef FROM pg_indexes WHERE indexname = 'status_transitions_history'`)
+	if len(rule) != 1 || !strings.Contains(rule[0], "UNIQUE") || !strings.HasSuffix(rule[0], "(session_id, occurred_at, twin)") {
+		t.Errorf("the rule of twins has the key %v", rule)
 	}
 }
 
@@ -176,7 +179,6 @@ SELECT pg_get_expr(i.indexprs, i.indrelid) FROM pg_index i JOIN pg_class c ON c.
 WHERE c.relnamespace = 'stripe_identity'::regnamespace AND i.indexprs IS NOT NULL
 ORDER BY 1`)
 	want := []string{
-		"COALESCE(event_id, ''::text)",
 		"date_bin('01:00:00'::interval, occurred_at, '2000-01-01 00:00:00+00'::timestamp with time zone)",
 	}
 	if diff := cmp.Diff(want, expressions); diff != "" {

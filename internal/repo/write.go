@@ -79,10 +79,13 @@ WHERE t.id = p.id AND (t.previous_status, t.previous_at) IS DISTINCT FROM (p.sta
 	sqlUpdateSessions = `
 UPDATE stripe_identity.verification_sessions s
 SET account = n.account, context = n.context, livemode = n.livemode, type = n.type, status = n.status,
-    last_error_code = n.code, last_error_reason = n.reason, last_verification_report_id = n.report,
+    last_error_code = n.code, last_verification_report_id = n.report,
+    last_error_reason = CASE WHEN n.redacted THEN NULL WHEN n.renewed THEN n.reason ELSE s.last_error_reason END,
+    metadata = CASE WHEN n.redacted THEN NULL WHEN n.renewed THEN n.metadata::jsonb ELSE s.metadata END,
+    options = CASE WHEN n.renewed THEN n.options::jsonb ELSE s.options END,
     client_reference_id = n.reference, related_customer = n.customer, related_customer_account = n.customer_account,
     related_person = n.person, related_person_account = n.person_account, verification_flow = n.flow,
-    options = n.options::jsonb, metadata = n.metadata::jsonb, redaction_status = n.redaction,
+    redaction_status = n.redaction,
     created_at = n.created, status_changed_at = n.changed, last_event_id = n.last_event,
     last_event_created_at = n.last_created, needs_refresh = n.needs_refresh, outputs_wanted_since = n.wanted,
     births = n.births, redacted = n.redacted, hidden = n.hidden, told_by = n.told_by,
@@ -90,11 +93,12 @@ SET account = n.account, context = n.context, livemode = n.livemode, type = n.ty
 FROM unnest($1::text[], $2::text[], $3::text[], $4::boolean[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[],
             $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text[], $17::text[],
             $18::text[], $19::timestamptz[], $20::timestamptz[], $21::text[], $22::timestamptz[], $23::boolean[],
-            $24::timestamptz[], $25::text[], $26::boolean[], $27::boolean[], $28::text[], $29::timestamptz[], $30::timestamptz[])
+            $24::timestamptz[], $25::text[], $26::boolean[], $27::boolean[], $28::text[], $29::timestamptz[], $30::timestamptz[],
+            $31::boolean[])
      AS n (id, account, context, livemode, type, status, code, reason, report,
            reference, customer, customer_account, person, person_account, flow, options, metadata,
            redaction, created, changed, last_event, last_created, needs_refresh,
-           wanted, births, redacted, hidden, told_by, fetched_from, fetched_until)
+           wanted, births, redacted, hidden, told_by, fetched_from, fetched_until, renewed)
 WHERE s.id = n.id`
 
 	// What only the row in history holds.
@@ -372,6 +376,7 @@ func (w *writes) queueSessions(b *pgx.Batch) {
 		optional(rows, func(s *events.Standing) string { return s.ToldBy }),
 		times(rows, (*events.Standing).AskedAt),
 		times(rows, (*events.Standing).AnsweredAt),
+		flags(rows, func(s *events.Standing) bool { return s.Renewed }),
 	)
 	for _, s := range rows {
 		if s.Reload != "" {
