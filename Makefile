@@ -19,6 +19,7 @@ dev: postgres build ## Run everything on this machine; Ctrl-C stops it
 .PHONY: test
 test: postgres ## Run the tests, with the race detector
 	@go test -race ./...
+	@go -C internal/stripeapi/mocktest test ./...
 
 .PHONY: check
 check: lint test fuzz-seconds ## What CI runs: lint, tests, fuzzing for seconds

@@ -78,33 +78,33 @@ func load(tb testing.TB, need needs, vars env, edits ...func(*environment)) (*Co
 	return nil, err
 }
 
-func mustLoad(t testing.TB, vars env, edits ...func(*environment)) *Config {
-	t.Helper()
-	cfg, err := load(t, needDatabase|needSecrets, vars, edits...)
+func mustLoad(tb testing.TB, vars env, edits ...func(*environment)) *Config {
+	tb.Helper()
+	cfg, err := load(tb, needDatabase|needSecrets, vars, edits...)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return cfg
 }
 
 // faults are the lines of the error without its heading.
-func faults(t testing.TB, need needs, vars env) []string {
-	t.Helper()
-	_, err := load(t, need, vars)
+func faults(tb testing.TB, need needs, vars env) []string {
+	tb.Helper()
+	_, err := load(tb, need, vars)
 	if err == nil {
-		t.Fatal("no fault is found")
+		tb.Fatal("no fault is found")
 	}
 	heading, rest, _ := strings.Cut(err.Error(), "\n")
 	if heading != "configuration:" {
-		t.Errorf("heading is %q", heading)
+		tb.Errorf("heading is %q", heading)
 	}
 	return strings.Split(rest, "\n")
 }
 
-func writeFile(t testing.TB, path, text string) string {
-	t.Helper()
+func writeFile(tb testing.TB, path, text string) string {
+	tb.Helper()
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return path
 }

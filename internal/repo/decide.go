@@ -131,9 +131,9 @@ func (s *Store) carry(c *carried, v *view, w *writes) {
 		{c.Outputs != nil && !s.opt.NoOutputs, v.outputs, w.outputs},
 		{c.Details != nil && !s.opt.NoOutputs, v.details, w.details},
 	} {
-		before, stands := kind.now[c.Session.ID]
+		before, stands := kind.now[c.ID]
 		if kind.told && (!stands || c.Supersedes(before)) {
-			kind.now[c.Session.ID], kind.out[c.Session.ID] = c.Carrier, c
+			kind.now[c.ID], kind.out[c.ID] = c.Carrier, c
 		}
 	}
 }

@@ -275,9 +275,6 @@ func (s *Session) event(eventType string, at time.Time, c content, r request) Ev
 	return doc.encode(at)
 }
 
-//go:fix inline
-func ref(s string) *string { return new(s) }
-
 func encode(v any) []byte {
 	body, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {
