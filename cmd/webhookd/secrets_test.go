@@ -172,13 +172,13 @@ func TestSecretFilesAreSeenThroughSwappedSymlinks(t *testing.T) {
 }
 
 func TestABadSecretFileKeepsTheLastGoodSet(t *testing.T) {
-	bad := map[string]func(t testing.TB, path string){
+	bad := map[string]func(tb testing.TB, path string){
 		"a blank secret":   func(tb testing.TB, path string) { writeFile(tb, path, whsec+"2,") },
 		"no secret at all": func(tb testing.TB, path string) { writeFile(tb, path, canary) },
 		"an empty file":    func(tb testing.TB, path string) { writeFile(tb, path, "\n") },
-		"a removed file": func(t testing.TB, path string) {
+		"a removed file": func(tb testing.TB, path string) {
 			if err := os.Remove(path); err != nil {
-				t.Fatal(err)
+				tb.Fatal(err)
 			}
 		},
 	}
