@@ -119,7 +119,7 @@ func TestPersonalDataStaysWhereItBelongs(t *testing.T) {
 
 	// Before a redaction it stands in these columns, and nowhere else.
 	want := []string{
-		"events.payload", "provided_details.email", "provided_details.phone", "quarantined_events.payload", "status_transitions.error_reason",
+		"events.payload", "provided_details.email", "provided_details.phone", "quarantined_events.payload", "status_transitions.error_reason", "status_transitions.metadata",
 		"verification_sessions.last_error_reason", "verification_sessions.metadata",
 	}
 	for _, column := range []string{
