@@ -93,7 +93,17 @@ func runDev(ctx context.Context, reset bool, stdout, stderr io.Writer) (err erro
 		return err
 	}
 	log := newLogger(stderr, cfg.LogLevel, cfg.LogFormat)
-	return serve(ctx, cfg, log, func(at addresses) error {
+	// Without its database there is nothing to try: dev ends, and says why.
+	ctx, end := context.WithCancel(ctx)
+	defer end()
+	go func() {
+		select {
+		case <-server.Done():
+			end()
+		case <-ctx.Done():
+		}
+	}()
+	err = serve(ctx, cfg, log, func(at addresses) error {
 		t := target{
 			URL:         "http://" + dialable(at.public) + cfg.WebhookPath,
 			Secret:      secret,
@@ -108,6 +118,7 @@ func runDev(ctx context.Context, reset bool, stdout, stderr io.Writer) (err erro
 			Self, Postgres, Dir, Psql, Timeline string
 		}{t, os.Args[0], server.Version(), server.Dir(), psql(), timeline})
 	})
+	return errors.Join(err, server.Err())
 }
 
 // dialable is an address as a client on this machine says it.

@@ -3,6 +3,7 @@ package repo
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -60,13 +61,11 @@ func (s *Store) check(ctx context.Context) Health {
 	var h Health
 	err := s.pool.QueryRow(ctx, `
 SELECT coalesce(max(version_id), 0) FROM stripe_identity.schema_migrations WHERE is_applied`).Scan(&h.Schema)
-	switch _, code := blameFor(err); {
-	case err == nil:
-		h.Up = true
-	case code == "42P01" || code == "3F000":
-		h.Up = true // it answers, but has no schema
-	}
-	if required := migrations.Version(); h.Up && h.Schema < required {
+	_, code := blameFor(err)
+	noSchema := code == "42P01" || code == "3F000"
+	// It answered, unless it is starting, stopping (57) or full (53).
+	h.Up = err == nil || code != "" && !strings.HasPrefix(code, "57") && !strings.HasPrefix(code, "53")
+	if required := migrations.Version(); (err == nil || noSchema) && h.Schema < required {
 		h.Err = fmt.Errorf("schema is at version %d, this build needs %d: run webhookd migrate up", h.Schema, required)
 	} else if err != nil {
 		h.Err = plain("check database", err)
