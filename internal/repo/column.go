@@ -15,16 +15,15 @@ import (
 // element: pgx would look at each through an interface, which costs a third of
 // a delivery's time.
 type column struct {
-	n     int
-	nulls bool
-	data  []byte // each element behind its length
+	n, nulls int
+	data     []byte // each element behind its length
 }
 
 // epoch is where PostgreSQL's time begins.
 var epoch = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
 
 func (c *column) null() {
-	c.n, c.nulls = c.n+1, true
+	c.n, c.nulls = c.n+1, c.nulls+1
 	c.data = binary.BigEndian.AppendUint32(c.data, 1<<32-1)
 }
 
@@ -146,8 +145,11 @@ type columnPlan struct{ element uint32 }
 // Encode implements [pgtype.EncodePlan].
 func (p columnPlan) Encode(value any, buf []byte) ([]byte, error) {
 	c := value.(*column) // PlanEncode has looked
+	if c.nulls == c.n {
+		return nil, nil // NULL for an array: unnest fills the column up, for nothing
+	}
 	hasNull := uint32(0)
-	if c.nulls {
+	if c.nulls > 0 {
 		hasNull = 1
 	}
 	const dimensions, lowerBound = 1, 1
