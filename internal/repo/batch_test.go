@@ -172,6 +172,12 @@ func TestOneBadEventOfABatchIsQuarantinedAlone(t *testing.T) {
 	for i := range 40 {
 		all = append(all, verified(t, fmt.Sprintf("evt_%d", i), fmt.Sprintf("vs_%d", i)))
 	}
+	// The only committer waits for a held session: meanwhile the others form a batch.
+	recordAll(t, s, 10*time.Second, verified(t, "evt_first", "vs_held"))
+	release := hold(t, url, "vs_held")
+	var wg sync.WaitGroup
+	wg.Go(func() { recordAll(t, s, 10*time.Second, verified(t, "evt_held", "vs_held")) })
+	time.Sleep(100 * time.Millisecond)
 	for i, r := range recordAll(t, s, 10*time.Second, all...) {
 		want := events.Applied
 		if i == 0 {
@@ -181,6 +187,8 @@ func TestOneBadEventOfABatchIsQuarantinedAlone(t *testing.T) {
 			t.Errorf("event %d: %q, %v, want %q", i, r.outcome, r.err, want)
 		}
 	}
+	release()
+	wg.Wait()
 	if n := sum(t, reg, "webhookd_rejected_batches_total"); n == 0 {
 		t.Error("webhookd_rejected_batches_total is zero")
 	}
