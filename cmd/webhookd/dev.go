@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"strconv"
 	"text/template"
 
@@ -113,10 +114,15 @@ func runDev(ctx context.Context, reset bool, stdout, stderr io.Writer) (err erro
 		if err := writeDevFile(t); err != nil {
 			return err
 		}
-		return devGreeting.Execute(stdout, struct {
+		var greeting strings.Builder
+		if err := devGreeting.Execute(&greeting, struct {
 			target
 			Self, Postgres, Dir, Psql, Timeline string
-		}{t, os.Args[0], server.Version(), server.Dir(), psql(), timeline})
+		}{t, os.Args[0], server.Version(), server.Dir(), psql(), timeline}); err != nil {
+			return err
+		}
+		_, err := io.WriteString(stdout, greeting.String()) // whole, or not at all
+		return err
 	})
 	return errors.Join(err, server.Err())
 }
