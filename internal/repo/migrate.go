@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"io/fs"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -35,14 +34,8 @@ type MigrationStep struct {
 // it took. It may run in many processes at once: one works, the others wait
 // and find nothing to do. url must reach PostgreSQL directly, not through a
 // pooler, because the lock belongs to the session.
-func Migrate(ctx context.Context, url string) ([]MigrationStep, error) {
-	return MigrateFrom(ctx, url, migrations.Files)
-}
-
-// MigrateFrom is Migrate with a history of the caller's: what tests of
-// upgrades need.
-func MigrateFrom(ctx context.Context, url string, files fs.FS) (taken []MigrationStep, err error) {
-	err = withMigrations(ctx, url, files, func(conn *sql.Conn, p *goose.Provider) error {
+func Migrate(ctx context.Context, url string) (taken []MigrationStep, err error) {
+	err = withMigrations(ctx, url, func(conn *sql.Conn, p *goose.Provider) error {
 		if _, err := conn.ExecContext(ctx, "SELECT pg_advisory_lock($1)", int64(migrationLock)); err != nil {
 			return plain("wait for the migration lock", err)
 		}
@@ -83,7 +76,7 @@ func createSchema(ctx context.Context, conn *sql.Conn) error {
 
 // MigrationStatus lists every step that this build knows.
 func MigrationStatus(ctx context.Context, url string) (steps []MigrationStep, err error) {
-	err = withMigrations(ctx, url, migrations.Files, func(conn *sql.Conn, p *goose.Provider) error {
+	err = withMigrations(ctx, url, func(conn *sql.Conn, p *goose.Provider) error {
 		var there bool
 		if err := conn.QueryRowContext(ctx, "SELECT to_regclass($1) IS NOT NULL", versions).Scan(&there); err != nil {
 			return plain("look for the schema", err)
@@ -106,7 +99,7 @@ func MigrationStatus(ctx context.Context, url string) (steps []MigrationStep, er
 	return steps, err
 }
 
-func withMigrations(ctx context.Context, url string, files fs.FS, do func(*sql.Conn, *goose.Provider) error) (err error) {
+func withMigrations(ctx context.Context, url string, do func(*sql.Conn, *goose.Provider) error) (err error) {
 	cfg, err := pgx.ParseConfig(url)
 	if err != nil {
 		return fmt.Errorf("database URL: %w", err)
@@ -117,7 +110,7 @@ func withMigrations(ctx context.Context, url string, files fs.FS, do func(*sql.C
 	if err != nil {
 		return fmt.Errorf("prepare migrations: %w", err)
 	}
-	p, err := goose.NewProvider("", db, files, goose.WithStore(store), goose.WithLogger(goose.NopLogger()))
+	p, err := goose.NewProvider("", db, migrations.Files, goose.WithStore(store), goose.WithLogger(goose.NopLogger()))
 	if err != nil {
 		return fmt.Errorf("read migrations: %w", err)
 	}
