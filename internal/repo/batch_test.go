@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -342,7 +343,8 @@ VALUES ('evt_1', 'x', now(), 'x', 'webhook')`} {
 
 func TestAFaultOfOursEndsInQuarantineAndNotTheProcess(t *testing.T) {
 	t.Parallel()
-	s := open(t, pgtest.Database(t), func(o *repo.Options) { o.Committers = 1 })
+	url := pgtest.Database(t)
+	s := open(t, url, func(o *repo.Options) { o.Committers = 1 })
 	poison := verified(t, "evt_poison", "vs_1")
 	poison.SessionID = "" // Parse makes no such snapshot
 	results := recordAll(t, s, 10*time.Second, poison, verified(t, "evt_1", "vs_1"), verified(t, "evt_2", "vs_2"))
@@ -350,6 +352,10 @@ func TestAFaultOfOursEndsInQuarantineAndNotTheProcess(t *testing.T) {
 		if results[i].err != nil || results[i].outcome != want {
 			t.Errorf("event %d: %q, %v, want %q", i, results[i].outcome, results[i].err, want)
 		}
+	}
+	reason := one(t, url, `SELECT reason FROM stripe_identity.quarantined_events WHERE event_id = 'evt_poison'`)
+	if len(reason) != 1 || !strings.Contains(reason[0], "webhookd's own") || !strings.Contains(reason[0], ".go:") {
+		t.Errorf("the reason %q does not say where the fault is", reason)
 	}
 }
 

@@ -2,6 +2,7 @@ package repo
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -174,7 +175,7 @@ func (s *Store) settle(ctx context.Context, orders []*order) {
 		s.settle(ctx, orders[:len(orders)/2])
 		s.settle(ctx, orders[len(orders)/2:])
 	case blame == theEvents && refusable(orders[0].event):
-		orders[0].event = refused(orders[0].event, code)
+		orders[0].event = refused(orders[0].event, code, err)
 		s.settle(ctx, orders)
 	case blame == someones:
 		s.setAside(ctx, orders, err)
@@ -271,7 +272,7 @@ func refusable(e *events.Event) bool {
 }
 
 // refused is the event as it goes into quarantine after PostgreSQL refused it.
-func refused(e *events.Event, code string) *events.Event {
+func refused(e *events.Event, code string, cause error) *events.Event {
 	if e.Kind == events.Broken {
 		return &events.Event{
 			ID: e.ID, Type: e.Type, SessionID: e.SessionID, Kind: events.Broken, Fault: e.Fault, Hides: e.Hides,
@@ -280,6 +281,9 @@ func refused(e *events.Event, code string) *events.Event {
 	}
 	q := *e
 	q.Kind, q.Fault, q.Session = events.Broken, "refused by PostgreSQL, SQLSTATE "+code, events.Session{}
+	if own := new(panicError); errors.As(cause, &own) {
+		q.Fault = own.Error()
+	}
 	q.Hides = e.Session.Redaction.Has() || e.Type == events.TypeRedacted
 	return &q
 }
@@ -296,7 +300,7 @@ func (s *Store) transact(ctx context.Context, orders []*order, lockTimeout time.
 		if p := recover(); p != nil {
 			// A fault of ours that one event brings out must not end the process
 			// at each of its deliveries. The value may quote the event.
-			err = fmt.Errorf("%w: %T", errPanic, p)
+			err = &panicError{fmt.Sprintf("%T at %s", p, panickedAt())}
 		}
 		if err != nil {
 			end, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)

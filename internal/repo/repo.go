@@ -20,6 +20,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -126,8 +128,26 @@ const (
 	lockNotAvailable     = "55P03"
 )
 
-// errPanic is a fault of this program that an event brought out.
-var errPanic = errors.New("panic")
+// panicError is a fault of this program that an event brought out. It names
+// the type of the panic and its place; the value may quote the event.
+type panicError struct{ what string }
+
+func (e *panicError) Error() string { return "a fault of webhookd's own: " + e.what }
+
+// panickedAt is the line of ours that a panic, which is being recovered, came from.
+func panickedAt() string {
+	pcs := make([]uintptr, 32)
+	frames := runtime.CallersFrames(pcs[:runtime.Callers(2, pcs)])
+	for panicked := false; ; {
+		f, more := frames.Next()
+		if panicked = panicked || f.Function == "runtime.gopanic"; panicked && strings.HasPrefix(f.Function, "webhookd/") {
+			return fmt.Sprintf("%s:%d", filepath.Base(f.File), f.Line)
+		}
+		if !more {
+			return "an unknown place"
+		}
+	}
+}
 
 // blame says whose fault an error of PostgreSQL's is.
 type blame uint8
@@ -140,8 +160,8 @@ const (
 )
 
 func blameFor(err error) (blame, string) {
-	if errors.Is(err, errPanic) {
-		return theEvents, "XX000"
+	if own := new(panicError); errors.As(err, &own) {
+		return theEvents, ""
 	}
 	var pg *pgconn.PgError
 	if !errors.As(err, &pg) {
