@@ -45,30 +45,34 @@ BEGIN
 END
 $$;
 
--- The schema and what is in it are the owner's, whoever made them.
+-- The schemas, webhookd's own and its job queue's, and what is in them are the
+-- owner's, whoever made them.
 DO $$
 DECLARE
-    thing record;
+    thing  record;
+    schema text;
 BEGIN
-    IF to_regnamespace('stripe_identity') IS NULL THEN
-        CREATE SCHEMA stripe_identity AUTHORIZATION webhookd_owner;
-    ELSIF (SELECT nspowner <> 'webhookd_owner'::regrole FROM pg_namespace WHERE nspname = 'stripe_identity') THEN
-        ALTER SCHEMA stripe_identity OWNER TO webhookd_owner;
-    END IF;
+    FOREACH schema IN ARRAY ARRAY['stripe_identity', 'webhookd_jobs'] LOOP
+        IF to_regnamespace(schema) IS NULL THEN
+            EXECUTE format('CREATE SCHEMA %I AUTHORIZATION webhookd_owner', schema);
+        ELSIF (SELECT nspowner <> 'webhookd_owner'::regrole FROM pg_namespace WHERE nspname = schema) THEN
+            EXECUTE format('ALTER SCHEMA %I OWNER TO webhookd_owner', schema);
+        END IF;
+    END LOOP;
     FOR thing IN -- a sequence of an identity column goes with its table
         SELECT CASE c.relkind WHEN 'v' THEN 'VIEW' ELSE 'TABLE' END AS kind, c.oid::regclass::text AS name
         FROM pg_class c
-        WHERE c.relnamespace = 'stripe_identity'::regnamespace AND c.relkind IN ('r', 'p', 'v')
+        WHERE c.relnamespace IN ('stripe_identity'::regnamespace, 'webhookd_jobs'::regnamespace) AND c.relkind IN ('r', 'p', 'v')
           AND c.relowner <> 'webhookd_owner'::regrole
         UNION ALL
         SELECT 'TYPE', t.oid::regtype::text
         FROM pg_type t
-        WHERE t.typnamespace = 'stripe_identity'::regnamespace AND t.typtype = 'e'
+        WHERE t.typnamespace IN ('stripe_identity'::regnamespace, 'webhookd_jobs'::regnamespace) AND t.typtype = 'e'
           AND t.typowner <> 'webhookd_owner'::regrole
         UNION ALL
         SELECT 'FUNCTION', p.oid::regprocedure::text
         FROM pg_proc p
-        WHERE p.pronamespace = 'stripe_identity'::regnamespace AND p.proowner <> 'webhookd_owner'::regrole
+        WHERE p.pronamespace IN ('stripe_identity'::regnamespace, 'webhookd_jobs'::regnamespace) AND p.proowner <> 'webhookd_owner'::regrole
     LOOP
         EXECUTE format('ALTER %s %s OWNER TO webhookd_owner', thing.kind, thing.name);
     END LOOP;
@@ -76,11 +80,12 @@ END
 $$;
 
 GRANT USAGE ON SCHEMA stripe_identity TO webhookd_writer, webhookd_reader, webhookd_pii_reader;
+GRANT USAGE ON SCHEMA webhookd_jobs TO webhookd_writer;
 
 -- A new version must be able to write before this file runs again.
-ALTER DEFAULT PRIVILEGES FOR ROLE webhookd_owner IN SCHEMA stripe_identity
+ALTER DEFAULT PRIVILEGES FOR ROLE webhookd_owner IN SCHEMA stripe_identity, webhookd_jobs
     GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO webhookd_writer;
-ALTER DEFAULT PRIVILEGES FOR ROLE webhookd_owner IN SCHEMA stripe_identity
+ALTER DEFAULT PRIVILEGES FOR ROLE webhookd_owner IN SCHEMA stripe_identity, webhookd_jobs
     GRANT USAGE ON SEQUENCES TO webhookd_writer;
 
 DO $$
@@ -95,6 +100,8 @@ BEGIN
     -- The writer: everything, and then less where nobody is to rewrite the past.
     GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA stripe_identity TO webhookd_writer;
     GRANT USAGE ON ALL SEQUENCES IN SCHEMA stripe_identity TO webhookd_writer;
+    GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA webhookd_jobs TO webhookd_writer;
+    GRANT USAGE ON ALL SEQUENCES IN SCHEMA webhookd_jobs TO webhookd_writer;
     REVOKE INSERT, UPDATE, DELETE ON stripe_identity.schema_migrations FROM webhookd_writer;
     REVOKE UPDATE, DELETE ON stripe_identity.pii_reads FROM webhookd_writer;
     REVOKE UPDATE ON stripe_identity.events, stripe_identity.quarantined_events, stripe_identity.status_transitions
@@ -124,7 +131,8 @@ BEGIN
     GRANT SELECT (event_id, type, session_id, created_at, received_at, reason, resolved_at, account, livemode,
                   source, secret_name, hides)
         ON stripe_identity.quarantined_events TO webhookd_reader;
-    GRANT SELECT ON stripe_identity.answers, stripe_identity.reconcile_runs, stripe_identity.pii_reads, stripe_identity.schema_migrations,
+    GRANT SELECT ON stripe_identity.answers, stripe_identity.wishes, stripe_identity.leases,
+                    stripe_identity.reconcile_runs, stripe_identity.pii_reads, stripe_identity.schema_migrations,
                     stripe_identity.verification_timeline, stripe_identity.subject_status,
                     stripe_identity.failure_reasons_hourly
         TO webhookd_reader;

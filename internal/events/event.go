@@ -191,6 +191,8 @@ type Session struct {
 
 	Options  []byte // JSON object; nil when absent or null
 	Metadata []byte // JSON object; nil when absent or null
+	// MetadataApart says that a payload leaves out a part of Metadata.
+	MetadataApart bool
 
 	Redaction Text     // redaction.status: processing, redacted, validated; open
 	Outputs   *Outputs // nil when absent, null or nothing but placeholders

@@ -92,6 +92,7 @@ func checkEvent(t *testing.T, e *events.Event) {
 	// A payload lacks what a report, outputs, details, metadata and options held.
 	for _, x := range []*events.Event{e, again} {
 		x.Payload, x.Session.Outputs, x.Session.Details, x.Session.Metadata, x.Session.Options = nil, nil, nil, nil, nil
+		x.Session.MetadataApart = false
 		if !x.Session.ReportID.Has() {
 			x.Session.ReportID = absent
 		}

@@ -543,6 +543,7 @@ func (p *parser) whole(presence *Presence, dst *[]byte, pol policy) error {
 	}
 	*dst = copied
 	if withheld {
+		p.s.MetadataApart = p.s.MetadataApart || pol == all
 		if copied, _, err = p.copyOf(raw, strict); err != nil {
 			return err
 		}

@@ -33,6 +33,8 @@ type Step struct {
 	Source   string // likewise
 	Changed  bool   // to be written
 	Shown    bool   // of an answer: it is a row of history
+
+	MetadataApart bool // the event's payload has not all of Metadata
 }
 
 // redaction reports whether the step tells that data must go.
@@ -79,8 +81,8 @@ type Standing struct {
 	Obsolete []int64  // rows of history that an answer made and events explain by now
 	Filled   []string // events that took over such a row: it was counted already
 
-	// Renewed says that ErrorReason, Options and Metadata are to be written. They
-	// are not read back: what is not renewed stays as it is, or goes with a redaction.
+	// Renewed says that Options and Metadata are to be written. They are not read
+	// back: what is not renewed stays as it is.
 	Renewed bool
 
 	// Reload names the event whose content must be read back from what is
@@ -102,7 +104,8 @@ func (s *Standing) Take(e *Event) Outcome {
 	step := Step{
 		Key: e.Key(), Twin: e.Twin(), Type: e.Type, State: e.Session.State(), Session: e.Session.Type,
 		Account: e.Account, Livemode: e.Livemode, Reason: e.Session.ErrorReason,
-		Options: e.Session.Options, Metadata: e.Session.Metadata, Source: e.Source, Changed: true,
+		Options: e.Session.Options, Metadata: e.Session.Metadata, MetadataApart: e.Session.MetadataApart,
+		Source: e.Source, Changed: true,
 	}
 	s.keep(step.name(), &e.Session)
 	if i := slices.IndexFunc(s.Steps, func(t Step) bool { return !t.Answer && t.Twin == step.Twin }); i >= 0 {

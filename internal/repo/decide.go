@@ -11,7 +11,7 @@ import (
 // writes is what a decision puts into the database.
 type writes struct {
 	events      []*events.Event
-	sessions    []*events.Standing // by id
+	sessions    []*session // by id
 	quarantined []*events.Event
 	outputs     map[string]*carried // by session
 	details     map[string]*carried
@@ -19,7 +19,9 @@ type writes struct {
 	bare        []string // rows that only the lock made
 	released    []string // event ids that leave quarantine
 	arrived     []string // event ids that thin events waited for
-	advanced    bool     // there are new transitions
+	wishes      []string // sessions of which something new is wanted from the API
+	served      []*Wish
+	advanced    bool // there are new transitions
 
 	isGone        func(sessionID string) bool
 	snapshotKnown func(thin *events.Event) bool
@@ -37,7 +39,7 @@ type carried struct {
 // decide folds the orders, one after the other, into what stands.
 func (s *Store) decide(orders []*order, v *view) *writes {
 	w := &writes{outputs: map[string]*carried{}, details: map[string]*carried{}}
-	touched := map[string]*events.Standing{}
+	var thin []*events.Event
 	for _, o := range orders {
 		e, standing := o.event, v.sessions[o.session()]
 		if standing != nil {
@@ -49,6 +51,9 @@ func (s *Store) decide(orders []*order, v *view) *writes {
 			standing.Hear(a)
 			standing.Suspect = v.suspects(standing)
 			standing.Settle()
+			if o.redacted = standing.Redacted; o.wish != nil {
+				w.served = append(w.served, o.wish)
+			}
 			s.carry(&carried{
 				&a.Session, events.Carrier{Key: events.Key{Second: a.Until.Unix(), Rank: events.AnswerRank}},
 				"api", a.Until, a.Unreadable,
@@ -82,31 +87,42 @@ func (s *Store) decide(orders []*order, v *view) *writes {
 			if v.waiting[e.ID] {
 				w.arrived = append(w.arrived, e.ID)
 			}
+			if e.Kind == events.Thin && s.asks(e.Livemode) {
+				thin = append(thin, e)
+			}
 		}
-		touched[standing.ID] = standing
+		standing.touched = true
 	}
 	for id, standing := range v.sessions {
 		switch {
-		case v.bare[id] && len(standing.Steps) == 0 && !standing.Redacted:
+		case standing.bare && len(standing.Steps) == 0 && !standing.Redacted:
 			w.bare = append(w.bare, id)
-		case touched[id] != nil:
+		case standing.touched:
 			if s.opt.NoOutputs {
 				standing.OutputsWantedSince = time.Time{}
 			}
 			w.sessions = append(w.sessions, standing)
+			if s.wishes(&standing.Standing, standing.wanted) {
+				w.wishes = append(w.wishes, id)
+			}
 			w.advanced = w.advanced || slices.ContainsFunc(standing.Steps, func(t events.Step) bool { return t.Changed })
-			if standing.Redacted && !v.wasGone[id] {
+			if standing.Redacted && !standing.wasGone {
 				w.gone = append(w.gone, id)
 			}
 		}
 	}
-	slices.SortFunc(w.sessions, func(a, b *events.Standing) int { return strings.Compare(a.ID, b.ID) })
+	slices.SortFunc(w.sessions, func(a, b *session) int { return strings.Compare(a.ID, b.ID) })
 	w.isGone = func(id string) bool { return v.sessions[id] != nil && v.sessions[id].Redacted }
 	w.snapshotKnown = func(e *events.Event) bool { return v.known[e.SnapshotEvent.Value] }
+	for _, e := range thin {
+		if !w.snapshotKnown(e) && !v.sessions[e.SessionID].Hidden {
+			w.wishes = append(w.wishes, e.SessionID)
+		}
+	}
 	return w
 }
 
-func (s *Store) take(standing *events.Standing, e *events.Event, v *view, w *writes) events.Outcome {
+func (s *Store) take(standing *session, e *events.Event, v *view, w *writes) events.Outcome {
 	if e.Kind == events.Snapshot {
 		s.carry(&carried{&e.Session, events.Carrier{Key: e.Key(), Twin: e.Twin()}, "event", e.ReceivedAt, nil}, v, w)
 		outcome := standing.Take(e)

@@ -83,17 +83,31 @@ SELECT coalesce(max(version_id), 0) FROM stripe_identity.schema_migrations WHERE
 func (s *Store) count(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	var quarantined, refresh, thin int64
+	var quarantined, refresh, thin, outputs, reconciled int64
+	var oldest, complete float64
 	err := s.pool.QueryRow(ctx, `
 SELECT (SELECT count(*) FROM stripe_identity.quarantined_events WHERE resolved_at IS NULL),
        (SELECT count(*) FROM stripe_identity.verification_sessions WHERE needs_refresh),
-       (SELECT count(*) FROM stripe_identity.events WHERE type LIKE 'v1.%' AND resolved_at IS NULL)`).
-		Scan(&quarantined, &refresh, &thin)
+       (SELECT count(*) FROM stripe_identity.events WHERE type LIKE 'v1.%' AND resolved_at IS NULL),
+       (SELECT count(*) FROM stripe_identity.events WHERE source = 'reconcile' AND received_at > now() - interval '24 hours'),
+       (SELECT coalesce(date_part('epoch', max(finished_at)), 0) FROM stripe_identity.reconcile_runs WHERE result = 'ok'),
+       outputs.pending, outputs.oldest
+FROM (
+    SELECT count(*) AS pending, coalesce(date_part('epoch', now() - min(outputs_wanted_since)), 0) AS oldest
+    FROM stripe_identity.verification_sessions s
+    WHERE outputs_wanted_since IS NOT NULL
+      AND NOT EXISTS (SELECT FROM stripe_identity.wishes WHERE session_id = s.id AND due_at = 'infinity') -- given up
+) outputs`).
+		Scan(&quarantined, &refresh, &thin, &reconciled, &complete, &outputs, &oldest)
 	if err != nil {
 		return plain("count", err)
 	}
 	s.metrics.quarantined.Set(float64(quarantined))
 	s.metrics.needRefresh.Set(float64(refresh))
 	s.metrics.thinPending.Set(float64(thin))
+	s.metrics.outputsPending.Set(float64(outputs))
+	s.metrics.outputsOldest.Set(max(oldest, 0))
+	s.metrics.lastComplete.Set(complete)
+	s.metrics.reconciled.Set(float64(reconciled))
 	return nil
 }

@@ -1,6 +1,7 @@
 package repo
 
 import (
+	"bytes"
 	"context"
 	"slices"
 	"strconv"
@@ -14,14 +15,22 @@ import (
 
 // view is what stands, seen under the locks of its sessions.
 type view struct {
-	sessions    map[string]*events.Standing
-	bare        map[string]bool  // made by the lock, empty so far
-	wasGone     map[string]bool  // redacted before
+	sessions    map[string]*session
 	known       map[string]bool  // event ids that stand in events
 	quarantined map[string]doubt // by event id, unresolved
 	waiting     map[string]bool  // event ids that a thin event waits for
 	outputs     map[string]events.Carrier
 	details     map[string]events.Carrier
+}
+
+// session is what stands of one, and how its row was found.
+type session struct {
+	events.Standing
+	bare    bool // made by the lock, empty so far
+	wasGone bool // redacted before
+	wanted  wanted
+	digest  []byte // of the options and metadata that the row has
+	touched bool   // by an order
 }
 
 const (
@@ -44,51 +53,46 @@ SELECT id, reference FROM unnest($1::text[], $2::text[]) AS n (id, reference)
 ON CONFLICT (id) DO UPDATE SET id = excluded.id WHERE false`
 
 	sqlSessions = `
-SELECT id, account, context, livemode, type, status, last_error_code,
+SELECT id, account, context, livemode, type, status, last_error_code, last_error_reason,
        last_verification_report_id, client_reference_id, related_customer, related_customer_account,
-       related_person, related_person_account, verification_flow, redaction_status, created_at, status_changed_at, coalesce(last_event_id, ''), last_event_created_at,
-       needs_refresh, outputs_wanted_since, births, redacted, hidden, coalesce(told_by, last_event_id, '')
+       related_person, related_person_account, verification_flow, redaction_status, created_at, status_changed_at, last_event_id, last_event_created_at,
+       needs_refresh, outputs_wanted_since, births, redacted, hidden, coalesce(told_by, last_event_id), content_digest
 FROM stripe_identity.verification_sessions
 WHERE id = ANY ($1)`
 
-	// Events, and answers of the API with the row that each may have.
+	sqlAnswers = `
+SELECT session_id, told_until, told_from, outputs, event_type, type, status, error_code, verification_report_id,
+       redaction_status, account, livemode
+FROM stripe_identity.answers
+WHERE session_id = ANY ($1)`
+
 	sqlHistory = `
-SELECT id, coalesce(event_id, ''), session_id, occurred_at, rank, event_type, coalesce(status, ''),
-       coalesce(error_code, ''), coalesce(verification_report_id, ''), coalesce(redaction_status, ''), twin, type,
-       NULL::timestamptz, false, NULL, NULL::boolean
+SELECT id, event_id, session_id, occurred_at, rank, event_type, status, error_code, verification_report_id,
+       redaction_status, twin, type
 FROM stripe_identity.status_transitions
-WHERE session_id = ANY ($1) AND event_id IS NOT NULL
-UNION ALL
-SELECT coalesce(t.id, 0), '', a.session_id, a.told_until, 9, a.event_type, coalesce(a.status, ''),
-       coalesce(a.error_code, ''), coalesce(a.verification_report_id, ''), coalesce(a.redaction_status, ''), NULL, a.type,
-       a.told_from, a.outputs, a.account, a.livemode
-FROM stripe_identity.answers a
-LEFT JOIN stripe_identity.status_transitions t
-    ON t.session_id = a.session_id AND t.occurred_at = a.told_until AND t.event_id IS NULL
-WHERE a.session_id = ANY ($1)
-ORDER BY 3, 4, 5, 2`
+WHERE session_id = ANY ($1)`
 
 	sqlSeen = `
-SELECT 'event' AS what, event_id, session_id, received_at FROM stripe_identity.events WHERE event_id = ANY ($2)
+SELECT 'event', event_id, NULL, NULL::timestamptz FROM stripe_identity.events WHERE event_id = ANY ($2)
 UNION ALL
-SELECT CASE WHEN hides THEN 'hides' ELSE 'quarantined' END, event_id, coalesce(session_id, ''), received_at
+SELECT CASE WHEN hides THEN 'hides' ELSE 'quarantined' END, event_id, session_id, received_at
 FROM stripe_identity.quarantined_events
 WHERE (event_id = ANY ($2) OR session_id = ANY ($1)) AND resolved_at IS NULL
 UNION ALL
-SELECT 'waiting', snapshot_event, session_id, received_at FROM stripe_identity.events
+SELECT 'waiting', snapshot_event, NULL, NULL FROM stripe_identity.events
 WHERE snapshot_event = ANY ($2) AND type LIKE 'v1.%' AND resolved_at IS NULL`
 
 	sqlOutputsCarrier = `
-SELECT session_id, told_at, told_rank, coalesce(told_by, ''), told_twin
+SELECT session_id, told_at, told_rank, told_by, told_twin
 FROM stripe_identity.verified_outputs WHERE session_id = ANY ($1)`
 
 	sqlDetailsCarrier = `
-SELECT session_id, told_at, told_rank, coalesce(told_by, ''), told_twin
+SELECT session_id, told_at, told_rank, told_by, told_twin
 FROM stripe_identity.provided_details WHERE session_id = ANY ($1)`
 )
 
 // look locks the sessions and reads what stands, in one round trip.
-func look(ctx context.Context, conn *pgx.Conn, orders []*order, lockTimeout time.Duration) (*view, error) {
+func look(ctx context.Context, conn *pgx.Conn, p *pipeline, orders []*order, lockTimeout time.Duration) (*view, error) {
 	sessionIDs, eventIDs, carries := concerned(orders)
 	references := map[string]string{}
 	for _, o := range orders {
@@ -97,26 +101,38 @@ func look(ctx context.Context, conn *pgx.Conn, orders []*order, lockTimeout time
 		}
 	}
 	v := &view{
-		sessions: make(map[string]*events.Standing, len(sessionIDs)), bare: map[string]bool{}, wasGone: map[string]bool{},
-		known: map[string]bool{}, waiting: map[string]bool{},
-		quarantined: map[string]doubt{},
-		outputs:     map[string]events.Carrier{}, details: map[string]events.Carrier{},
+		sessions: make(map[string]*session, len(sessionIDs)), known: make(map[string]bool, len(eventIDs)),
+		waiting: map[string]bool{}, quarantined: map[string]doubt{},
+		outputs: map[string]events.Carrier{}, details: map[string]events.Carrier{},
 	}
-	itself := func(id string) string { return id }
-	sessions, ids := strs(sessionIDs, itself), strs(eventIDs, itself)
-	b := &pgx.Batch{}
-	b.Queue("BEGIN ISOLATION LEVEL READ COMMITTED") // each statement sees what the lock waited for
-	b.Queue(sqlSettings, strconv.FormatInt(lockTimeout.Milliseconds(), 10))
-	b.Queue(sqlLock, sessions, optional(sessionIDs, func(id string) string { return references[id] }))
-	b.Queue(sqlSessions, sessions).Query(v.readSessions)
-	b.Queue(sqlHistory, sessions).Query(v.readHistory)
-	b.Queue(sqlSeen, sessions, ids).Query(v.readSeen)
+	ask := func(sql string, read func(*row)) {
+		p.add(sql, read)
+		strs(p, sessionIDs, itself)
+	}
+	p.add("BEGIN ISOLATION LEVEL READ COMMITTED", nil) // each statement sees what the lock waited for
+	p.add(sqlSettings, nil)
+	p.text(strconv.FormatInt(lockTimeout.Milliseconds(), 10))
+	ask(sqlLock, nil)
+	optional(p, sessionIDs, func(id string) string { return references[id] })
+	ask(sqlSessions, v.sessionReader(len(sessionIDs)))
+	ask(sqlAnswers, v.readAnswer)
+	ask(sqlHistory, v.readStep)
+	ask(sqlSeen, v.readSeen)
+	strs(p, eventIDs, itself)
 	if carries {
-		b.Queue(sqlOutputsCarrier, sessions).Query(func(r pgx.Rows) error { return readCarriers(r, v.outputs) })
-		b.Queue(sqlDetailsCarrier, sessions).Query(func(r pgx.Rows) error { return readCarriers(r, v.details) })
+		ask(sqlOutputsCarrier, func(r *row) { readCarrier(r, v.outputs) })
+		ask(sqlDetailsCarrier, func(r *row) { readCarrier(r, v.details) })
 	}
-	return v, conn.SendBatch(ctx, b).Close()
+	if err := p.run(ctx, conn); err != nil {
+		return nil, err
+	}
+	for _, s := range v.sessions {
+		slices.SortFunc(s.Steps, func(a, b events.Step) int { return a.Compare(b.Key) })
+	}
+	return v, nil
 }
+
+func itself(id string) string { return id }
 
 // doubt is an event in quarantine.
 type doubt struct {
@@ -126,7 +142,7 @@ type doubt struct {
 
 // suspects reports whether an event of the session is in quarantine that came
 // since Stripe's API was asked last.
-func (v *view) suspects(s *events.Standing) bool {
+func (v *view) suspects(s *session) bool {
 	for _, d := range v.quarantined {
 		if d.session == s.ID && !d.received.Before(s.AskedAt()) {
 			return true
@@ -155,28 +171,93 @@ func concerned(orders []*order) (sessionIDs, eventIDs []string, carries bool) {
 	return slices.Compact(sessionIDs), slices.Compact(eventIDs), carries
 }
 
-func (v *view) readSessions(rows pgx.Rows) error {
-	for rows.Next() {
-		s := &events.Standing{}
-		var births string
-		err := rows.Scan(&s.ID, (*text)(&s.Account), (*text)(&s.Context), (*mode)(&s.Livemode), (*text)(&s.Type),
-			(*text)(&s.Status), (*text)(&s.ErrorCode), (*text)(&s.ReportID),
-			(*text)(&s.ClientReferenceID), (*text)(&s.RelatedCustomer), (*text)(&s.RelatedCustomerAccount),
-			(*text)(&s.RelatedPerson), (*text)(&s.RelatedPersonAccount), (*text)(&s.VerificationFlow),
-			(*text)(&s.RedactionStatus), (*moment)(&s.Created), (*moment)(&s.StatusChangedAt),
-			&s.LastEventID, (*moment)(&s.LastEventCreatedAt), &s.NeedsRefresh, (*moment)(&s.OutputsWantedSince),
-			&births, &s.Redacted, &s.Hidden, &s.ToldBy)
+// usualSteps is how long a history is for which no memory is asked again.
+const usualSteps = 4
+
+// sessionReader reads at most n sessions.
+func (v *view) sessionReader(n int) func(*row) {
+	sessions, steps := make([]session, n), make([]events.Step, n*usualSteps)
+	return func(r *row) {
+		s := &sessions[len(v.sessions)]
+		s.ID = r.str()
+		s.Account, s.Context, s.Livemode, s.Type, s.Status = r.text(), r.text(), r.mode(), r.text(), r.text()
+		s.ErrorCode, s.ErrorReason, s.ReportID, s.ClientReferenceID = r.text(), r.text(), r.text(), r.text()
+		s.RelatedCustomer, s.RelatedCustomerAccount = r.text(), r.text()
+		s.RelatedPerson, s.RelatedPersonAccount, s.VerificationFlow = r.text(), r.text(), r.text()
+		s.RedactionStatus, s.Created, s.StatusChangedAt = r.text(), r.time(), r.time()
+		s.LastEventID, s.LastEventCreatedAt, s.NeedsRefresh, s.OutputsWantedSince = r.str(), r.time(), r.bool(), r.time()
+		births, err := events.ParseBirths(r.str())
 		if err != nil {
-			return err
+			r.err = err
 		}
-		if s.Births, err = events.ParseBirths(births); err != nil {
-			return err
-		}
-		v.bare[s.ID] = s.LastEventID == "" && !s.Redacted
-		v.wasGone[s.ID] = s.Redacted
+		s.Births, s.Redacted, s.Hidden, s.ToldBy, s.digest = births, r.bool(), r.bool(), r.str(), bytes.Clone(r.raw())
+		s.bare = s.LastEventID == "" && !s.Redacted
+		s.wasGone = s.Redacted
+		s.wanted = wanted{s.NeedsRefresh && !s.Hidden, s.OutputsWantedSince}
+		at := len(v.sessions) * usualSteps
+		s.Steps = steps[at : at : at+usualSteps]
 		v.sessions[s.ID] = s
 	}
-	return rows.Err()
+}
+
+// readAnswer reads an answer of the API, before the row of history that it may have.
+func (v *view) readAnswer(r *row) {
+	s := v.sessions[r.str()]
+	if s == nil {
+		return
+	}
+	t := events.Step{Answer: true, Source: events.SourceAPI}
+	t.Second, t.Rank, t.From, t.Outputs = r.time().Unix(), events.AnswerRank, r.time().Unix(), r.bool()
+	t.Type, t.Session = r.str(), r.text()
+	t.State = events.State{Status: r.str(), ErrorCode: r.str(), ReportID: r.str(), Redaction: r.str()}
+	t.Account, t.Livemode = r.text(), r.mode()
+	s.Steps = append(s.Steps, t)
+}
+
+func (v *view) readStep(r *row) {
+	t := events.Step{Row: r.int64()}
+	t.ID = r.str()
+	s := v.sessions[r.str()]
+	if s == nil {
+		return
+	}
+	t.Second, t.Rank, t.Type = r.time().Unix(), int(r.int64()), r.str()
+	if t.ID == "" {
+		for i := range s.Steps {
+			if a := &s.Steps[i]; a.Answer && a.Second == t.Second {
+				a.Row, a.Shown = t.Row, true
+			}
+		}
+		return
+	}
+	t.State = events.State{Status: r.str(), ErrorCode: r.str(), ReportID: r.str(), Redaction: r.str()}
+	copy(t.Twin[:], r.raw())
+	t.Session = r.text()
+	s.Steps = append(s.Steps, t)
+}
+
+func (v *view) readSeen(r *row) {
+	what, id := r.str(), r.str()
+	switch what {
+	case "event":
+		v.known[id] = true
+	case "waiting":
+		v.waiting[id] = true
+	default:
+		session := r.str()
+		v.quarantined[id] = doubt{session, r.time()}
+		if s := v.sessions[session]; s != nil {
+			s.Hidden = s.Hidden || what == "hides"
+		}
+	}
+}
+
+func readCarrier(r *row, into map[string]events.Carrier) {
+	var c events.Carrier
+	id := r.str()
+	c.Second, c.Rank, c.ID = r.time().Unix(), int(r.int64()), r.str()
+	copy(c.Twin[:], r.raw())
+	into[id] = c
 }
 
 // What is null in a column, as the vocabulary says it.
@@ -215,70 +296,4 @@ func (t *moment) ScanTimestamptz(v pgtype.Timestamptz) error {
 		*t = moment(v.Time.UTC())
 	}
 	return nil
-}
-
-func (v *view) readHistory(rows pgx.Rows) error {
-	for rows.Next() {
-		var (
-			t              events.Step
-			session        string
-			occurred, from moment
-			twin           []byte
-		)
-		err := rows.Scan(&t.Row, &t.ID, &session, &occurred, &t.Rank, &t.Type, &t.State.Status, &t.State.ErrorCode,
-			&t.State.ReportID, &t.State.Redaction, &twin, (*text)(&t.Session), &from, &t.Outputs,
-			(*text)(&t.Account), (*mode)(&t.Livemode))
-		if err != nil {
-			return err
-		}
-		t.Second = time.Time(occurred).Unix()
-		copy(t.Twin[:], twin)
-		if asked := time.Time(from); !asked.IsZero() {
-			t.Answer, t.From, t.Shown, t.Source = true, asked.Unix(), t.Row != 0, events.SourceAPI
-		}
-		if s := v.sessions[session]; s != nil {
-			s.Steps = append(s.Steps, t)
-		}
-	}
-	return rows.Err()
-}
-
-func (v *view) readSeen(rows pgx.Rows) error {
-	for rows.Next() {
-		var what, id, session string
-		var received time.Time
-		if err := rows.Scan(&what, &id, &session, &received); err != nil {
-			return err
-		}
-		switch what {
-		case "event":
-			v.known[id] = true
-		case "waiting":
-			v.waiting[id] = true
-		default:
-			v.quarantined[id] = doubt{session, received}
-			if s := v.sessions[session]; s != nil {
-				s.Hidden = s.Hidden || what == "hides"
-			}
-		}
-	}
-	return rows.Err()
-}
-
-func readCarriers(rows pgx.Rows, into map[string]events.Carrier) error {
-	for rows.Next() {
-		var (
-			id   string
-			at   time.Time
-			c    events.Carrier
-			twin []byte
-		)
-		if err := rows.Scan(&id, &at, &c.Rank, &c.ID, &twin); err != nil {
-			return err
-		}
-		c.Second = at.Unix()
-		copy(c.Twin[:], twin)
-		into[id] = c
-	}
-	return rows.Err()
 }

@@ -15,6 +15,10 @@ type metrics struct {
 	quarantined    prometheus.Gauge
 	needRefresh    prometheus.Gauge
 	thinPending    prometheus.Gauge
+	outputsPending prometheus.Gauge
+	outputsOldest  prometheus.Gauge
+	lastComplete   prometheus.Gauge
+	reconciled     prometheus.Gauge
 }
 
 func newMetrics(reg prometheus.Registerer, pool *pgxpool.Pool, waiting func() float64) *metrics {
@@ -36,16 +40,20 @@ func newMetrics(reg prometheus.Registerer, pool *pgxpool.Pool, waiting func() fl
 			Name: "webhookd_rejected_batches_total",
 			Help: "Batches that PostgreSQL refused because of one event, and that were split.",
 		}),
-		up:          gauge("webhookd_database_up", "1 if the database answered the last check."),
-		schema:      gauge("webhookd_schema_version", "Version of the schema that the database has."),
-		required:    gauge("webhookd_schema_required", "Version of the schema that this build needs."),
-		quarantined: gauge("webhookd_quarantined_events", "Events in quarantine that are not resolved; the same from every replica."),
-		needRefresh: gauge("webhookd_sessions_needing_refresh", "Sessions whose state the events leave open; the same from every replica."),
-		thinPending: gauge("webhookd_thin_events_pending", "Thin events whose content is not known yet; the same from every replica."),
+		up:             gauge("webhookd_database_up", "1 if the database answered the last check."),
+		schema:         gauge("webhookd_schema_version", "Version of the schema that the database has."),
+		required:       gauge("webhookd_schema_required", "Version of the schema that this build needs."),
+		quarantined:    gauge("webhookd_quarantined_events", "Events in quarantine that are not resolved; the same from every replica."),
+		needRefresh:    gauge("webhookd_sessions_needing_refresh", "Sessions whose state the events leave open; the same from every replica."),
+		outputsPending: gauge("webhookd_outputs_pending", "Verified sessions whose outputs were not fetched yet; the same from every replica."),
+		outputsOldest:  gauge("webhookd_outputs_oldest_pending_seconds", "Since when the one that waits the longest is verified; 0 if none waits."),
+		lastComplete:   gauge("webhookd_reconcile_last_complete_timestamp_seconds", "When the last complete comparison with Stripe's API ended, unix; 0 for never; the same from every replica."),
+		reconciled:     gauge("webhookd_reconciled_events", "Events that reconcile brought in the last 24 hours; the same from every replica."),
+		thinPending:    gauge("webhookd_thin_events_pending", "Thin events whose content is not known yet; the same from every replica."),
 	}
 	if reg != nil {
 		reg.MustRegister(m.commitDuration, m.commitEvents, m.rejected, m.up, m.schema, m.required,
-			m.quarantined, m.needRefresh, m.thinPending, poolCollector{pool},
+			m.quarantined, m.needRefresh, m.thinPending, m.outputsPending, m.outputsOldest, m.lastComplete, m.reconciled, poolCollector{pool},
 			prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 				Name: "webhookd_queue_length", Help: "Events that wait for a committer.",
 			}, waiting))

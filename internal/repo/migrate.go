@@ -5,6 +5,9 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -12,6 +15,8 @@ import (
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/database"
+	"github.com/riverqueue/river/riverdriver/riverpgxv5"
+	"github.com/riverqueue/river/rivermigrate"
 
 	"webhookd/migrations"
 )
@@ -43,7 +48,13 @@ func Migrate(ctx context.Context, url string) (taken []MigrationStep, err error)
 			// Without it the lock would go with the connection, a moment later.
 			_, _ = conn.ExecContext(context.WithoutCancel(ctx), "SELECT pg_advisory_unlock($1)", int64(migrationLock))
 		}()
-		if err := createSchema(ctx, conn); err != nil {
+		for _, schema := range []string{"stripe_identity", JobSchema} {
+			if err := createSchema(ctx, conn, schema); err != nil {
+				return err
+			}
+		}
+		// First, so that a version of ours promises the job queue's.
+		if taken, err = migrateJobs(ctx, url); err != nil {
 			return err
 		}
 		results, err := p.Up(ctx)
@@ -60,22 +71,82 @@ func Migrate(ctx context.Context, url string) (taken []MigrationStep, err error)
 
 // createSchema asks first: IF NOT EXISTS wants the right to create schemas
 // also where there is nothing to create.
-func createSchema(ctx context.Context, conn *sql.Conn) error {
+func createSchema(ctx context.Context, conn *sql.Conn, schema string) error {
 	var there bool
-	if err := conn.QueryRowContext(ctx, "SELECT to_regnamespace('stripe_identity') IS NOT NULL").Scan(&there); err != nil {
-		return plain("look for schema stripe_identity", err)
+	if err := conn.QueryRowContext(ctx, "SELECT to_regnamespace($1) IS NOT NULL", schema).Scan(&there); err != nil {
+		return plain("look for schema "+schema, err)
 	}
 	if there {
 		return nil
 	}
-	if _, err := conn.ExecContext(ctx, "CREATE SCHEMA stripe_identity"); err != nil {
-		return plain("create schema stripe_identity", err)
+	if _, err := conn.ExecContext(ctx, "CREATE SCHEMA "+pgx.Identifier{schema}.Sanitize()); err != nil {
+		return plain("create schema "+schema, err)
 	}
 	return nil
 }
 
-// MigrationStatus lists every step that this build knows.
+// JobSchema is where the job queue, River, keeps its tables.
+const JobSchema = "webhookd_jobs"
+
+// withJobMigrations lends River's own migrator.
+func withJobMigrations(ctx context.Context, url string, do func(*rivermigrate.Migrator[pgx.Tx]) error) error {
+	pool, err := OpenPool(ctx, Options{URL: url}, "webhookd", 2)
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	m, err := rivermigrate.New(riverpgxv5.New(pool), &rivermigrate.Config{
+		Schema: JobSchema, Logger: slog.New(slog.DiscardHandler), // what it does is answered
+	})
+	if err != nil {
+		return fmt.Errorf("read the job queue's migrations: %w", err)
+	}
+	return do(m)
+}
+
+func jobStep(version int, name string, applied time.Time) MigrationStep {
+	return MigrationStep{Version: int64(version), Name: fmt.Sprintf("%s/%04d_%s", JobSchema, version, strings.ReplaceAll(name, " ", "_")), Applied: applied}
+}
+
+func migrateJobs(ctx context.Context, url string) (taken []MigrationStep, err error) {
+	err = withJobMigrations(ctx, url, func(m *rivermigrate.Migrator[pgx.Tx]) error {
+		result, err := m.Migrate(ctx, rivermigrate.DirectionUp, nil)
+		if err != nil {
+			return migrationError(err)
+		}
+		for _, v := range result.Versions {
+			taken = append(taken, jobStep(v.Version, v.Name, time.Now()))
+		}
+		return nil
+	})
+	return taken, err
+}
+
+// pendingJobSteps lists the job queue's steps that are to be done; it does not
+// note when one was.
+func pendingJobSteps(ctx context.Context, url string) (steps []MigrationStep, err error) {
+	err = withJobMigrations(ctx, url, func(m *rivermigrate.Migrator[pgx.Tx]) error {
+		done, err := m.ExistingVersions(ctx)
+		if err != nil {
+			return migrationError(err)
+		}
+		for _, v := range m.AllVersions() {
+			if !slices.ContainsFunc(done, func(d rivermigrate.Migration) bool { return d.Version == v.Version }) {
+				steps = append(steps, jobStep(v.Version, v.Name, time.Time{}))
+			}
+		}
+		return nil
+	})
+	return steps, err
+}
+
+// MigrationStatus lists every step of ours that this build knows, and those of
+// the job queue that are to be done.
 func MigrationStatus(ctx context.Context, url string) (steps []MigrationStep, err error) {
+	pending, err := pendingJobSteps(ctx, url)
+	if err != nil {
+		return nil, err
+	}
 	err = withMigrations(ctx, url, func(conn *sql.Conn, p *goose.Provider) error {
 		var there bool
 		if err := conn.QueryRowContext(ctx, "SELECT to_regclass($1) IS NOT NULL", versions).Scan(&there); err != nil {
@@ -96,7 +167,7 @@ func MigrationStatus(ctx context.Context, url string) (steps []MigrationStep, er
 		}
 		return nil
 	})
-	return steps, err
+	return append(pending, steps...), err
 }
 
 func withMigrations(ctx context.Context, url string, do func(*sql.Conn, *goose.Provider) error) (err error) {

@@ -69,11 +69,13 @@ type order struct {
 	event  *events.Event
 	about  string         // the session, without an event
 	answer *events.Answer // nil: a redaction
+	wish   *Wish          // that the answer serves; or nil
 
 	deadline time.Time  // when nobody waits for it any more; zero for never
 	done     chan error // buffered: whoever waited may have gone
 
-	outcome events.Outcome
+	outcome  events.Outcome
+	redacted bool // of an answer: the session holds nothing personal
 }
 
 func (o *order) session() string {
@@ -317,10 +319,16 @@ func (s *Store) transact(ctx context.Context, orders []*order, lockTimeout time.
 		s.metrics.commitDuration.Observe(time.Since(begun).Seconds())
 		s.metrics.commitEvents.Observe(float64(len(orders)))
 	}()
-	v, err := look(ctx, conn.Conn(), orders, lockTimeout)
+	p := s.pipelines.Get().(*pipeline)
+	defer s.pipelines.Put(p)
+	p.reset() // a panic may have left something
+	v, err := look(ctx, conn.Conn(), p, orders, lockTimeout)
 	if err != nil {
 		return err
 	}
 	w := s.decide(orders, v)
-	return s.write(ctx, conn.Conn(), w)
+	if err := s.wake(ctx, conn.Conn(), w); err != nil {
+		return err
+	}
+	return s.write(ctx, conn.Conn(), p, w)
 }

@@ -42,7 +42,7 @@ func fullLife(tb testing.TB, seed uint64, id string) (*scenario.Session, [][]byt
 func lasting(tb testing.TB, url string) []string {
 	tb.Helper()
 	return one(tb, url, `
-SELECT (to_jsonb(s) - '{metadata,last_error_reason,redaction_status,redacted,outputs_wanted_since,updated_at}'::text[])::text
+SELECT (to_jsonb(s) - '{metadata,content_digest,last_error_reason,redaction_status,redacted,outputs_wanted_since,updated_at}'::text[])::text
 FROM stripe_identity.verification_sessions s
 UNION ALL
 SELECT (to_jsonb(t) - '{error_reason,metadata}'::text[])::text

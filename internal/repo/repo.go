@@ -49,6 +49,11 @@ type Options struct {
 	Outputs func(field string) bool
 	// NoOutputs says that verified outputs are neither stored nor wanted.
 	NoOutputs bool
+	// Asks says whether Stripe's API can be asked about sessions of a mode; nil for never.
+	Asks func(live bool) bool
+	// Wake is told, in the transaction that makes them, of wishes of these
+	// sessions. The transaction is not its to end.
+	Wake func(ctx context.Context, tx pgx.Tx, sessionIDs []string) error
 	// LockTimeout is how long an event waits for a session that somebody else
 	// holds. Default 2 s.
 	LockTimeout time.Duration
@@ -71,18 +76,63 @@ type Store struct {
 	metrics    *metrics
 	queue      queue
 	lane       *lane
+	pipelines  sync.Pool // of *pipeline
 	committers sync.WaitGroup
 }
 
 // Open prepares a store. It does not need the database to be there: a delivery
 // that finds it away is answered with 503, not with a crash.
 func Open(ctx context.Context, o Options) (*Store, error) {
+	cfg, err := poolConfig(o, "webhookd")
+	if err != nil {
+		return nil, err
+	}
+	o.LockTimeout = cmp.Or(o.LockTimeout, 2*time.Second)
+	o.CommitTimeout = cmp.Or(o.CommitTimeout, 10*time.Second)
+	o.Committers = cmp.Or(o.Committers, 2)
+	o.BatchMax = cmp.Or(o.BatchMax, 256)
+	o.QueueLength = cmp.Or(o.QueueLength, 4096)
+	if !strings.Contains(o.URL, "pool_max_conns") {
+		cfg.MaxConns = int32(o.Committers) + laneWorkers + 4
+	}
+	pool, err := pgxpool.NewWithConfig(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("database pool: %w", err)
+	}
+	s := &Store{pool: pool, opt: o, queue: queue{ch: make(chan *order, o.QueueLength)}}
+	s.metrics = newMetrics(o.Registry, pool, func() float64 { return float64(len(s.queue.ch)) })
+	s.lane = newLane(s)
+	prepares, words := cfg.ConnConfig.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement, vocabulary()
+	s.pipelines.New = func() any { return &pipeline{prepares: prepares, words: words} }
+	for range o.Committers {
+		s.committers.Go(s.commitLoop)
+	}
+	return s, nil
+}
+
+// OpenPool opens connections of their own to the database of o, at most n at a
+// time: for the job queue, which then neither waits for deliveries nor makes
+// them wait.
+func OpenPool(ctx context.Context, o Options, name string, n int32) (*pgxpool.Pool, error) {
+	cfg, err := poolConfig(o, name)
+	if err != nil {
+		return nil, err
+	}
+	cfg.MaxConns = n
+	pool, err := pgxpool.NewWithConfig(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("database pool: %w", err)
+	}
+	return pool, nil
+}
+
+func poolConfig(o Options, name string) (*pgxpool.Config, error) {
 	cfg, err := pgxpool.ParseConfig(o.URL)
 	if err != nil {
 		return nil, fmt.Errorf("database URL: %w", err)
 	}
 	if cfg.ConnConfig.RuntimeParams["application_name"] == "" {
-		cfg.ConnConfig.RuntimeParams["application_name"] = "webhookd"
+		cfg.ConnConfig.RuntimeParams["application_name"] = name
 	}
 	if cfg.ConnConfig.ConnectTimeout == 0 {
 		cfg.ConnConfig.ConnectTimeout = 5 * time.Second
@@ -98,26 +148,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 			return nil
 		}
 	}
-	o.LockTimeout = cmp.Or(o.LockTimeout, 2*time.Second)
-	o.CommitTimeout = cmp.Or(o.CommitTimeout, 10*time.Second)
-	o.Committers = cmp.Or(o.Committers, 2)
-	o.BatchMax = cmp.Or(o.BatchMax, 256)
-	o.QueueLength = cmp.Or(o.QueueLength, 4096)
-	if !strings.Contains(o.URL, "pool_max_conns") {
-		cfg.MaxConns = int32(o.Committers) + laneWorkers + 4
-	}
-	cfg.AfterConnect = takeColumns
-	pool, err := pgxpool.NewWithConfig(ctx, cfg)
-	if err != nil {
-		return nil, fmt.Errorf("database pool: %w", err)
-	}
-	s := &Store{pool: pool, opt: o, queue: queue{ch: make(chan *order, o.QueueLength)}}
-	s.metrics = newMetrics(o.Registry, pool, func() float64 { return float64(len(s.queue.ch)) })
-	s.lane = newLane(s)
-	for range o.Committers {
-		s.committers.Go(s.commitLoop)
-	}
-	return s, nil
+	return cfg, nil
 }
 
 // The SQLSTATE codes on which the store acts.
@@ -244,6 +275,10 @@ func noConnection(err error) string {
 	}
 	return "no connection to the database" + why
 }
+
+// Plain puts an error of the database's into words that may be logged: for
+// the job queue, which has the same database.
+func Plain(doing string, err error) error { return plain(doing, err) }
 
 // plain puts an error into words that may be logged.
 func plain(doing string, err error) error {

@@ -28,7 +28,7 @@ func personal(table, column string) bool {
 		return true
 	}
 	return slices.Contains([]string{
-		"verification_sessions.metadata", "verification_sessions.last_error_reason", "status_transitions.error_reason", "status_transitions.metadata",
+		"verification_sessions.metadata", "verification_sessions.content_digest", "verification_sessions.last_error_reason", "status_transitions.error_reason", "status_transitions.metadata",
 		"events.payload", "quarantined_events.payload",
 	}, table+"."+column)
 }

@@ -133,6 +133,7 @@ WHERE i.indisunique AND i.indnkeyatts = 1 AND i.indpred IS NULL AND i.indrelid::
 ORDER BY 1`)
 	want := []string{
 		"stripe_identity.events.event_id",
+		"stripe_identity.leases.name",
 		"stripe_identity.pii_reads.id",
 		"stripe_identity.provided_details.session_id",
 		"stripe_identity.quarantined_events.event_id",
@@ -141,6 +142,7 @@ ORDER BY 1`)
 		"stripe_identity.status_transitions.id",
 		"stripe_identity.verification_sessions.id",
 		"stripe_identity.verified_outputs.session_id",
+		"stripe_identity.wishes.session_id",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("unique keys (-want +got):\n%s", diff)
@@ -156,7 +158,7 @@ ORDER BY 1`)
 func TestNothingLongIsIndexedAsItIs(t *testing.T) {
 	t.Parallel()
 	url := pgtest.Database(t)
-	bounded := []string{"id", "event_id", "session_id", "snapshot_event"}
+	bounded := []string{"id", "event_id", "session_id", "snapshot_event", "name"} // a lease has a name of ours
 	columns := one(t, url, `
 SELECT DISTINCT a.attname::text
 FROM pg_index i
@@ -190,8 +192,8 @@ func TestMigrateTwiceDoesNothing(t *testing.T) {
 	t.Parallel()
 	url := pgtest.Empty(t)
 	first, err := repo.Migrate(t.Context(), url)
-	if err != nil || int64(len(first)) != migrations.Version() {
-		t.Fatalf("first: %d steps, %v; want %d", len(first), err, migrations.Version())
+	if err != nil || len(first) == 0 {
+		t.Fatalf("first: %d steps, %v", len(first), err)
 	}
 	if again, err := repo.Migrate(t.Context(), url); err != nil || len(again) != 0 {
 		t.Errorf("second: %v, %v; want nothing done", again, err)
@@ -202,7 +204,7 @@ func TestEightReplicasMigrateAtOnce(t *testing.T) {
 	t.Parallel()
 	url := pgtest.Empty(t)
 	var mu sync.Mutex
-	var taken int64
+	taken := map[string]int{}
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
@@ -212,12 +214,21 @@ func TestEightReplicasMigrateAtOnce(t *testing.T) {
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			taken += int64(len(steps))
+			for _, step := range steps {
+				taken[step.Name]++
+			}
 		})
 	}
 	wg.Wait()
-	if taken != migrations.Version() {
-		t.Errorf("%d steps were taken, want each of %d once", taken, migrations.Version())
+	for name, times := range taken {
+		if times != 1 {
+			t.Errorf("step %s was taken %d times", name, times)
+		}
+	}
+	for _, name := range []string{"0001_create_schema.sql", repo.JobSchema + "/0001_create_river_migration"} {
+		if taken[name] == 0 {
+			t.Errorf("step %s was not taken; taken were %v", name, taken)
+		}
 	}
 }
 
@@ -236,8 +247,8 @@ func TestMigrationStatusTellsWhatIsDone(t *testing.T) {
 		}
 		return n
 	}
-	if n := pending(); int64(n) != migrations.Version() {
-		t.Errorf("%d steps to do in an empty database, want %d", n, migrations.Version())
+	if n := pending(); int64(n) <= migrations.Version() {
+		t.Errorf("%d steps to do in an empty database, want %d and those of the job queue", n, migrations.Version())
 	}
 	if _, err := repo.Migrate(t.Context(), url); err != nil {
 		t.Fatalf("migrate: %v", err)

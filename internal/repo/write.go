@@ -1,7 +1,10 @@
 package repo
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
 	"maps"
 	"slices"
 	"time"
@@ -19,10 +22,14 @@ INSERT INTO stripe_identity.events (
     snapshot_event, created_at, received_at, source, secret_name, payload, resolved_at)
 SELECT event_id, type, session_id, account, context, livemode, api_version, request_id,
        snapshot_event, created_at, received_at, source, secret_name, payload::jsonb, resolved_at
-FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::boolean[], $7::text[], $8::text[],
-            $9::text[], $10::timestamptz[], $11::timestamptz[], $12::text[], $13::text[], $14::text[], $15::timestamptz[])
-     AS e (event_id, type, session_id, account, context, livemode, api_version, request_id,
-           snapshot_event, created_at, received_at, source, secret_name, payload, resolved_at)`
+FROM (
+    SELECT unnest($1::text[]) AS event_id, unnest($2::text[]) AS type, unnest($3::text[]) AS session_id,
+           unnest($4::text[]) AS account, unnest($5::text[]) AS context, unnest($6::boolean[]) AS livemode,
+           unnest($7::text[]) AS api_version, unnest($8::text[]) AS request_id, unnest($9::text[]) AS snapshot_event,
+           unnest($10::timestamptz[]) AS created_at, unnest($11::timestamptz[]) AS received_at,
+           unnest($12::text[]) AS source, unnest($13::text[]) AS secret_name, unnest($14::text[]) AS payload,
+           unnest($15::timestamptz[]) AS resolved_at
+) e`
 
 	sqlInsertTransitions = `
 INSERT INTO stripe_identity.status_transitions (
@@ -30,12 +37,15 @@ INSERT INTO stripe_identity.status_transitions (
     verification_report_id, redaction_status, occurred_at, source, rank, twin, options, metadata, previous_status, previous_at)
 SELECT event_id, session_id, account, livemode, type, event_type, status, error_code, error_reason,
        verification_report_id, redaction_status, occurred_at, source, rank, twin, options::jsonb, metadata::jsonb, previous_status, previous_at
-FROM unnest($1::text[], $2::text[], $3::text[], $4::boolean[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[],
-            $10::text[], $11::text[], $12::timestamptz[], $13::text[], $14::smallint[], $15::bytea[], $16::text[],
-            $17::text[], $18::text[], $19::timestamptz[])
-     AS t (event_id, session_id, account, livemode, type, event_type, status, error_code, error_reason,
-           verification_report_id, redaction_status, occurred_at, source, rank, twin, options, metadata,
-           previous_status, previous_at)`
+FROM (
+    SELECT unnest($1::text[]) AS event_id, unnest($2::text[]) AS session_id, unnest($3::text[]) AS account,
+           unnest($4::boolean[]) AS livemode, unnest($5::text[]) AS type, unnest($6::text[]) AS event_type,
+           unnest($7::text[]) AS status, unnest($8::text[]) AS error_code, unnest($9::text[]) AS error_reason,
+           unnest($10::text[]) AS verification_report_id, unnest($11::text[]) AS redaction_status,
+           unnest($12::timestamptz[]) AS occurred_at, unnest($13::text[]) AS source, unnest($14::smallint[]) AS rank,
+           unnest($15::bytea[]) AS twin, unnest($16::text[]) AS options, unnest($17::text[]) AS metadata,
+           unnest($18::text[]) AS previous_status, unnest($19::timestamptz[]) AS previous_at
+) t`
 
 	// A twin with a smaller id takes the row over, or the event that an answer
 	// of the API was ahead of.
@@ -74,41 +84,66 @@ FROM (
     WHERE session_id = ANY ($1)
     WINDOW history AS (PARTITION BY session_id ORDER BY occurred_at, rank, coalesce(event_id, ''))
 ) p
-WHERE t.id = p.id AND (t.previous_status, t.previous_at) IS DISTINCT FROM (p.status, p.occurred_at)`
+WHERE t.id = p.id AND t.session_id = ANY ($1)
+  AND (t.previous_status, t.previous_at) IS DISTINCT FROM (p.status, p.occurred_at)`
 
-	sqlUpdateSessions = `
-UPDATE stripe_identity.verification_sessions s
-SET account = n.account, context = n.context, livemode = n.livemode, type = n.type, status = n.status,
-    last_error_code = n.code, last_verification_report_id = n.report,
-    last_error_reason = CASE WHEN n.redacted THEN NULL WHEN n.renewed THEN n.reason ELSE s.last_error_reason END,
-    metadata = CASE WHEN n.redacted THEN NULL WHEN n.renewed THEN n.metadata::jsonb ELSE s.metadata END,
-    options = CASE WHEN n.renewed THEN n.options::jsonb ELSE s.options END,
-    client_reference_id = n.reference, related_customer = n.customer, related_customer_account = n.customer_account,
-    related_person = n.person, related_person_account = n.person_account, verification_flow = n.flow,
-    redaction_status = n.redaction,
-    created_at = n.created, status_changed_at = n.changed, last_event_id = n.last_event,
-    last_event_created_at = n.last_created, needs_refresh = n.needs_refresh, outputs_wanted_since = n.wanted,
-    births = n.births, redacted = n.redacted, hidden = n.hidden, told_by = n.told_by,
-    fetched_from = n.fetched_from, fetched_until = n.fetched_until, updated_at = now()
-FROM unnest($1::text[], $2::text[], $3::text[], $4::boolean[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[],
-            $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text[], $17::text[],
-            $18::text[], $19::timestamptz[], $20::timestamptz[], $21::text[], $22::timestamptz[], $23::boolean[],
-            $24::timestamptz[], $25::text[], $26::boolean[], $27::boolean[], $28::text[], $29::timestamptz[], $30::timestamptz[],
-            $31::boolean[])
-     AS n (id, account, context, livemode, type, status, code, reason, report,
-           reference, customer, customer_account, person, person_account, flow, options, metadata,
-           redaction, created, changed, last_event, last_created, needs_refresh,
-           wanted, births, redacted, hidden, told_by, fetched_from, fetched_until, renewed)
-WHERE s.id = n.id`
+	// The rows are there: the lock made them. This form reaches each by its key
+	// even if its plan was made while the table was empty, and UPDATE does not.
+	// Content without a digest is what stands already.
+	sqlWriteSessions = `
+INSERT INTO stripe_identity.verification_sessions AS s (
+    id, account, context, livemode, type, status, last_error_code, last_error_reason, last_verification_report_id,
+    client_reference_id, related_customer, related_customer_account, related_person, related_person_account,
+    verification_flow, redaction_status, created_at, status_changed_at, last_event_id, last_event_created_at,
+    needs_refresh, outputs_wanted_since, births, redacted, hidden, told_by, fetched_from, fetched_until, options,
+    metadata, content_digest, updated_at)
+SELECT id, account, context, livemode, type, status, last_error_code, last_error_reason, last_verification_report_id,
+       client_reference_id, related_customer, related_customer_account, related_person, related_person_account,
+       verification_flow, redaction_status, created_at, status_changed_at, last_event_id, last_event_created_at,
+       needs_refresh, outputs_wanted_since, births, redacted, hidden, told_by, fetched_from, fetched_until,
+       options::jsonb, metadata::jsonb, content_digest, now()
+FROM (
+    SELECT unnest($1::text[]) AS id, unnest($2::text[]) AS account, unnest($3::text[]) AS context,
+           unnest($4::boolean[]) AS livemode, unnest($5::text[]) AS type, unnest($6::text[]) AS status,
+           unnest($7::text[]) AS last_error_code, unnest($8::text[]) AS last_error_reason,
+           unnest($9::text[]) AS last_verification_report_id, unnest($10::text[]) AS client_reference_id,
+           unnest($11::text[]) AS related_customer, unnest($12::text[]) AS related_customer_account,
+           unnest($13::text[]) AS related_person, unnest($14::text[]) AS related_person_account,
+           unnest($15::text[]) AS verification_flow, unnest($16::text[]) AS redaction_status,
+           unnest($17::timestamptz[]) AS created_at, unnest($18::timestamptz[]) AS status_changed_at,
+           unnest($19::text[]) AS last_event_id, unnest($20::timestamptz[]) AS last_event_created_at,
+           unnest($21::boolean[]) AS needs_refresh, unnest($22::timestamptz[]) AS outputs_wanted_since,
+           unnest($23::text[]) AS births, unnest($24::boolean[]) AS redacted, unnest($25::boolean[]) AS hidden,
+           unnest($26::text[]) AS told_by, unnest($27::timestamptz[]) AS fetched_from,
+           unnest($28::timestamptz[]) AS fetched_until, unnest($29::text[]) AS options,
+           unnest($30::text[]) AS metadata, unnest($31::bytea[]) AS content_digest
+) n
+ON CONFLICT (id) DO UPDATE
+SET (account, context, livemode, type, status, last_error_code, last_error_reason, last_verification_report_id,
+     client_reference_id, related_customer, related_customer_account, related_person, related_person_account,
+     verification_flow, redaction_status, created_at, status_changed_at, last_event_id, last_event_created_at,
+     needs_refresh, outputs_wanted_since, births, redacted, hidden, told_by, fetched_from, fetched_until, updated_at)
+  = (excluded.account, excluded.context, excluded.livemode, excluded.type, excluded.status, excluded.last_error_code,
+     excluded.last_error_reason, excluded.last_verification_report_id, excluded.client_reference_id,
+     excluded.related_customer, excluded.related_customer_account, excluded.related_person,
+     excluded.related_person_account, excluded.verification_flow, excluded.redaction_status, excluded.created_at,
+     excluded.status_changed_at, excluded.last_event_id, excluded.last_event_created_at, excluded.needs_refresh,
+     excluded.outputs_wanted_since, excluded.births, excluded.redacted, excluded.hidden, excluded.told_by,
+     excluded.fetched_from, excluded.fetched_until, excluded.updated_at),
+    options = CASE WHEN excluded.content_digest IS NULL THEN s.options ELSE excluded.options END,
+    metadata = CASE WHEN excluded.content_digest IS NULL AND NOT excluded.redacted THEN s.metadata ELSE excluded.metadata END,
+    content_digest = CASE WHEN NOT excluded.redacted THEN coalesce(excluded.content_digest, s.content_digest) END`
 
-	// What only the row in history holds.
+	// What only history holds.
 	sqlReload = `
 UPDATE stripe_identity.verification_sessions s
-SET options = t.options,
-    last_error_reason = CASE WHEN NOT s.redacted THEN t.error_reason END,
-    metadata = CASE WHEN NOT s.redacted THEN t.metadata END
-FROM stripe_identity.status_transitions t
-WHERE s.id = $1 AND t.event_id = $2`
+SET last_error_reason = CASE WHEN NOT s.redacted THEN t.error_reason END,
+    options = t.options,
+    metadata = CASE WHEN NOT s.redacted THEN
+        coalesce(t.metadata, jsonb_path_query_first(e.payload, '$.data.object.metadata ? (@.type() == "object")')) END,
+    content_digest = NULL
+FROM stripe_identity.status_transitions t, stripe_identity.events e
+WHERE s.id = $1 AND t.event_id = $2 AND e.event_id = $2`
 
 	sqlUpsertOutputs = `
 INSERT INTO stripe_identity.verified_outputs (
@@ -163,24 +198,26 @@ DELETE FROM stripe_identity.verification_sessions WHERE id = ANY ($1)`
 var sqlErase = []string{
 	`DELETE FROM stripe_identity.verified_outputs WHERE session_id = ANY ($1)`,
 	`DELETE FROM stripe_identity.provided_details WHERE session_id = ANY ($1)`,
+	`DELETE FROM stripe_identity.wishes WHERE session_id = ANY ($1)`,
 	`UPDATE stripe_identity.events SET payload = NULL WHERE session_id = ANY ($1) AND payload IS NOT NULL`,
 	`UPDATE stripe_identity.quarantined_events SET payload = NULL WHERE session_id = ANY ($1) AND payload IS NOT NULL`,
 	`UPDATE stripe_identity.status_transitions SET error_reason = NULL, metadata = NULL
 WHERE session_id = ANY ($1) AND (error_reason IS NOT NULL OR metadata IS NOT NULL)`,
 }
 
-// write puts a decision into the database and commits, in one round trip.
-func (s *Store) write(ctx context.Context, conn *pgx.Conn, w *writes) error {
-	b := &pgx.Batch{}
-	w.queueEvents(b)
-	w.queueTransitions(b)
-	w.queueRelink(b)
-	w.queueSessions(b)
-	w.queueOutputs(b, s.opt.Outputs)
-	w.queueQuarantine(b)
+// write puts a decision into the database and commits: in one round trip, unless
+// there is something rare to write before or after what every event writes.
+func (s *Store) write(ctx context.Context, conn *pgx.Conn, p *pipeline, w *writes) error {
+	before, after := &pgx.Batch{}, &pgx.Batch{}
+	w.addEvents(p)
+	w.addTransitions(p, before)
+	w.addSessions(p, after)
+	w.queueRelink(after)
+	w.queueOutputs(after, s.opt.Outputs)
+	w.queueQuarantine(after)
 	if len(w.gone) > 0 {
 		for _, sql := range sqlErase {
-			b.Queue(sql, w.gone)
+			after.Queue(sql, w.gone)
 		}
 	}
 	for _, rare := range []struct {
@@ -188,38 +225,55 @@ func (s *Store) write(ctx context.Context, conn *pgx.Conn, w *writes) error {
 		ids []string
 	}{{sqlRelease, w.released}, {sqlArrived, w.arrived}, {sqlForgetBare, w.bare}} {
 		if len(rare.ids) > 0 {
-			b.Queue(rare.sql, rare.ids)
+			after.Queue(rare.sql, rare.ids)
 		}
 	}
-	if w.advanced && s.opt.Notify {
-		b.Queue(sqlNotify)
+	w.queueWishes(after)
+
+	if before.Len() > 0 {
+		if err := conn.SendBatch(ctx, before).Close(); err != nil {
+			return err
+		}
 	}
-	b.Queue("COMMIT")
-	return conn.SendBatch(ctx, b).Close()
+	notifies := w.advanced && s.opt.Notify
+	if after.Len() == 0 {
+		if notifies {
+			p.add(sqlNotify, nil)
+		}
+		p.add("COMMIT", nil)
+		return p.run(ctx, conn)
+	}
+	if err := p.run(ctx, conn); err != nil {
+		return err
+	}
+	if notifies {
+		after.Queue(sqlNotify)
+	}
+	after.Queue("COMMIT")
+	return conn.SendBatch(ctx, after).Close()
 }
 
-func (w *writes) queueEvents(b *pgx.Batch) {
+func (w *writes) addEvents(p *pipeline) {
 	rows := w.events
 	if len(rows) == 0 {
 		return
 	}
-	b.Queue(sqlInsertEvents,
-		strs(rows, func(e *events.Event) string { return e.ID }),
-		strs(rows, func(e *events.Event) string { return e.Type }),
-		strs(rows, func(e *events.Event) string { return e.SessionID }),
-		texts(rows, func(e *events.Event) events.Text { return e.Account }),
-		texts(rows, func(e *events.Event) events.Text { return e.Context }),
-		modes(rows, func(e *events.Event) events.Mode { return e.Livemode }),
-		texts(rows, func(e *events.Event) events.Text { return e.APIVersion }),
-		texts(rows, func(e *events.Event) events.Text { return e.RequestID }),
-		texts(rows, func(e *events.Event) events.Text { return e.SnapshotEvent }),
-		times(rows, func(e *events.Event) time.Time { return e.Created }),
-		times(rows, func(e *events.Event) time.Time { return e.ReceivedAt }),
-		strs(rows, func(e *events.Event) string { return e.Source }),
-		optional(rows, func(e *events.Event) string { return e.SecretName }),
-		docs(rows, w.payload),
-		times(rows, w.resolvedAt),
-	)
+	p.add(sqlInsertEvents, nil)
+	strs(p, rows, func(e *events.Event) string { return e.ID })
+	strs(p, rows, func(e *events.Event) string { return e.Type })
+	strs(p, rows, func(e *events.Event) string { return e.SessionID })
+	texts(p, rows, func(e *events.Event) events.Text { return e.Account })
+	texts(p, rows, func(e *events.Event) events.Text { return e.Context })
+	modes(p, rows, func(e *events.Event) events.Mode { return e.Livemode })
+	texts(p, rows, func(e *events.Event) events.Text { return e.APIVersion })
+	texts(p, rows, func(e *events.Event) events.Text { return e.RequestID })
+	texts(p, rows, func(e *events.Event) events.Text { return e.SnapshotEvent })
+	times(p, rows, func(e *events.Event) time.Time { return e.Created })
+	times(p, rows, func(e *events.Event) time.Time { return e.ReceivedAt })
+	strs(p, rows, func(e *events.Event) string { return e.Source })
+	optional(p, rows, func(e *events.Event) string { return e.SecretName })
+	docs(p, rows, w.payload)
+	times(p, rows, w.resolvedAt)
 }
 
 // resolvedAt is when the rest of a thin event was told: now, if its snapshot
@@ -247,20 +301,20 @@ type transition struct {
 	previous *events.Step // nil for the first
 }
 
-func (w *writes) queueTransitions(b *pgx.Batch) {
+func (w *writes) addTransitions(p *pipeline, before *pgx.Batch) {
 	rows := make([]transition, 0, len(w.events))
 	for _, s := range w.sessions {
 		if len(s.Obsolete) > 0 {
-			b.Queue(sqlForgetTransitions, s.Obsolete)
+			before.Queue(sqlForgetTransitions, s.Obsolete)
 		}
 		var previous *events.Step
 		for i := range s.Steps {
 			t := &s.Steps[i]
 			if t.Answer && t.Changed {
-				b.Queue(sqlUpsertAnswer, s.ID, time.Unix(t.Second, 0), time.Unix(t.From, 0), t.Outputs, t.Type, t.Session.Ptr(),
+				before.Queue(sqlUpsertAnswer, s.ID, time.Unix(t.Second, 0), time.Unix(t.From, 0), t.Outputs, t.Type, t.Session.Ptr(),
 					nonEmpty(t.State.Status), nonEmpty(t.State.ErrorCode), nonEmpty(t.State.ReportID), nonEmpty(t.State.Redaction),
 					t.Account.Ptr(), t.Livemode.Ptr())
-				b.Queue(sqlForgetAnswers, s.ID)
+				before.Queue(sqlForgetAnswers, s.ID)
 			}
 			switch {
 			case t.Answer && !t.Shown:
@@ -268,8 +322,8 @@ func (w *writes) queueTransitions(b *pgx.Batch) {
 			case t.Row == 0:
 				rows = append(rows, transition{t, s.ID, previous})
 			case t.Changed && !t.Answer:
-				b.Queue(sqlReplaceTransition, t.Row, t.ID, t.Account.Ptr(), t.Livemode.Ptr(), t.Session.Ptr(), t.Reason.Ptr(),
-					textOf(t.Options), t.Source, t.Type, time.Unix(t.Second, 0), t.Rank, t.Twin[:], textOf(t.Metadata))
+				before.Queue(sqlReplaceTransition, t.Row, t.ID, t.Account.Ptr(), t.Livemode.Ptr(), t.Session.Ptr(), t.Reason.Ptr(),
+					textOf(t.Options), t.Source, t.Type, time.Unix(t.Second, 0), t.Rank, t.Twin[:], textOf(apart(t)))
 			}
 			previous = t
 		}
@@ -277,37 +331,45 @@ func (w *writes) queueTransitions(b *pgx.Batch) {
 	if len(rows) == 0 {
 		return
 	}
-	b.Queue(sqlInsertTransitions,
-		optional(rows, func(t transition) string { return t.ID }),
-		strs(rows, func(t transition) string { return t.session }),
-		texts(rows, func(t transition) events.Text { return t.Account }),
-		modes(rows, func(t transition) events.Mode { return t.Livemode }),
-		texts(rows, func(t transition) events.Text { return t.Session }),
-		strs(rows, func(t transition) string { return t.Type }),
-		optional(rows, func(t transition) string { return t.State.Status }),
-		optional(rows, func(t transition) string { return t.State.ErrorCode }),
-		texts(rows, func(t transition) events.Text { return t.Reason }),
-		optional(rows, func(t transition) string { return t.State.ReportID }),
-		optional(rows, func(t transition) string { return t.State.Redaction }),
-		times(rows, func(t transition) time.Time { return time.Unix(t.Second, 0) }),
-		strs(rows, func(t transition) string { return t.Source }),
-		ranks(rows, func(t transition) int { return t.Rank }),
-		docs(rows, transition.twin),
-		docs(rows, func(t transition) []byte { return t.Options }),
-		docs(rows, func(t transition) []byte { return t.Metadata }),
-		optional(rows, func(t transition) string {
-			if t.previous == nil {
-				return ""
-			}
-			return t.previous.State.Status
-		}),
-		times(rows, func(t transition) time.Time {
-			if t.previous == nil {
-				return time.Time{}
-			}
-			return time.Unix(t.previous.Second, 0)
-		}),
-	)
+	p.add(sqlInsertTransitions, nil)
+	optional(p, rows, func(t transition) string { return t.ID })
+	strs(p, rows, func(t transition) string { return t.session })
+	texts(p, rows, func(t transition) events.Text { return t.Account })
+	modes(p, rows, func(t transition) events.Mode { return t.Livemode })
+	texts(p, rows, func(t transition) events.Text { return t.Session })
+	strs(p, rows, func(t transition) string { return t.Type })
+	optional(p, rows, func(t transition) string { return t.State.Status })
+	optional(p, rows, func(t transition) string { return t.State.ErrorCode })
+	texts(p, rows, func(t transition) events.Text { return t.Reason })
+	optional(p, rows, func(t transition) string { return t.State.ReportID })
+	optional(p, rows, func(t transition) string { return t.State.Redaction })
+	times(p, rows, func(t transition) time.Time { return time.Unix(t.Second, 0) })
+	strs(p, rows, func(t transition) string { return t.Source })
+	ranks(p, rows, func(t transition) int { return t.Rank })
+	digests(p, rows, transition.twin)
+	docs(p, rows, func(t transition) []byte { return t.Options })
+	docs(p, rows, func(t transition) []byte { return apart(t.Step) })
+	optional(p, rows, func(t transition) string {
+		if t.previous == nil {
+			return ""
+		}
+		return t.previous.State.Status
+	})
+	times(p, rows, func(t transition) time.Time {
+		if t.previous == nil {
+			return time.Time{}
+		}
+		return time.Unix(t.previous.Second, 0)
+	})
+}
+
+// apart is the metadata of an event whose payload has not all of it. What
+// others told is read back from there.
+func apart(t *events.Step) []byte {
+	if t.MetadataApart {
+		return t.Metadata
+	}
+	return nil
 }
 
 func (t transition) twin() []byte {
@@ -331,7 +393,7 @@ func (w *writes) queueRelink(b *pgx.Batch) {
 
 // appended reports whether all that changes in a history comes after what
 // stands: then no row that stands gets another predecessor.
-func appended(s *events.Standing) bool {
+func appended(s *session) bool {
 	if len(s.Obsolete) > 0 || len(s.Filled) > 0 {
 		return false
 	}
@@ -340,49 +402,71 @@ func appended(s *events.Standing) bool {
 	return first < 0 || !slices.ContainsFunc(s.Steps[first:], func(t events.Step) bool { return isRow(t) && t.Row != 0 })
 }
 
-func (w *writes) queueSessions(b *pgx.Batch) {
+func (w *writes) addSessions(p *pipeline, after *pgx.Batch) {
 	rows := w.sessions
 	if len(rows) == 0 {
 		return
 	}
-	b.Queue(sqlUpdateSessions,
-		strs(rows, func(s *events.Standing) string { return s.ID }),
-		texts(rows, func(s *events.Standing) events.Text { return s.Account }),
-		texts(rows, func(s *events.Standing) events.Text { return s.Context }),
-		modes(rows, func(s *events.Standing) events.Mode { return s.Livemode }),
-		texts(rows, func(s *events.Standing) events.Text { return s.Type }),
-		texts(rows, func(s *events.Standing) events.Text { return s.Status }),
-		texts(rows, func(s *events.Standing) events.Text { return s.ErrorCode }),
-		texts(rows, func(s *events.Standing) events.Text { return s.ErrorReason }),
-		texts(rows, func(s *events.Standing) events.Text { return s.ReportID }),
-		texts(rows, func(s *events.Standing) events.Text { return s.ClientReferenceID }),
-		texts(rows, func(s *events.Standing) events.Text { return s.RelatedCustomer }),
-		texts(rows, func(s *events.Standing) events.Text { return s.RelatedCustomerAccount }),
-		texts(rows, func(s *events.Standing) events.Text { return s.RelatedPerson }),
-		texts(rows, func(s *events.Standing) events.Text { return s.RelatedPersonAccount }),
-		texts(rows, func(s *events.Standing) events.Text { return s.VerificationFlow }),
-		docs(rows, func(s *events.Standing) []byte { return s.Options }),
-		docs(rows, func(s *events.Standing) []byte { return s.Metadata }),
-		texts(rows, func(s *events.Standing) events.Text { return s.RedactionStatus }),
-		times(rows, func(s *events.Standing) time.Time { return s.Created }),
-		times(rows, func(s *events.Standing) time.Time { return s.StatusChangedAt }),
-		optional(rows, func(s *events.Standing) string { return s.LastEventID }),
-		times(rows, func(s *events.Standing) time.Time { return s.LastEventCreatedAt }),
-		flags(rows, func(s *events.Standing) bool { return s.NeedsRefresh }),
-		times(rows, func(s *events.Standing) time.Time { return s.OutputsWantedSince }),
-		strs(rows, func(s *events.Standing) string { return s.Births.String() }),
-		flags(rows, func(s *events.Standing) bool { return s.Redacted }),
-		flags(rows, func(s *events.Standing) bool { return s.Hidden }),
-		optional(rows, func(s *events.Standing) string { return s.ToldBy }),
-		times(rows, (*events.Standing).AskedAt),
-		times(rows, (*events.Standing).AnsweredAt),
-		flags(rows, func(s *events.Standing) bool { return s.Renewed }),
-	)
+	contents := make([]content, len(rows))
+	for i, s := range rows {
+		contents[i] = contentOf(s)
+	}
+	p.add(sqlWriteSessions, nil)
+	strs(p, rows, func(s *session) string { return s.ID })
+	texts(p, rows, func(s *session) events.Text { return s.Account })
+	texts(p, rows, func(s *session) events.Text { return s.Context })
+	modes(p, rows, func(s *session) events.Mode { return s.Livemode })
+	texts(p, rows, func(s *session) events.Text { return s.Type })
+	texts(p, rows, func(s *session) events.Text { return s.Status })
+	texts(p, rows, func(s *session) events.Text { return s.ErrorCode })
+	texts(p, rows, func(s *session) events.Text { return s.ErrorReason })
+	texts(p, rows, func(s *session) events.Text { return s.ReportID })
+	texts(p, rows, func(s *session) events.Text { return s.ClientReferenceID })
+	texts(p, rows, func(s *session) events.Text { return s.RelatedCustomer })
+	texts(p, rows, func(s *session) events.Text { return s.RelatedCustomerAccount })
+	texts(p, rows, func(s *session) events.Text { return s.RelatedPerson })
+	texts(p, rows, func(s *session) events.Text { return s.RelatedPersonAccount })
+	texts(p, rows, func(s *session) events.Text { return s.VerificationFlow })
+	texts(p, rows, func(s *session) events.Text { return s.RedactionStatus })
+	times(p, rows, func(s *session) time.Time { return s.Created })
+	times(p, rows, func(s *session) time.Time { return s.StatusChangedAt })
+	optional(p, rows, func(s *session) string { return s.LastEventID })
+	times(p, rows, func(s *session) time.Time { return s.LastEventCreatedAt })
+	flags(p, rows, func(s *session) bool { return s.NeedsRefresh })
+	times(p, rows, func(s *session) time.Time { return s.OutputsWantedSince })
+	strs(p, rows, func(s *session) string { return s.Births.String() })
+	flags(p, rows, func(s *session) bool { return s.Redacted })
+	flags(p, rows, func(s *session) bool { return s.Hidden })
+	optional(p, rows, func(s *session) string { return s.ToldBy })
+	times(p, rows, (*session).AskedAt)
+	times(p, rows, (*session).AnsweredAt)
+	docs(p, contents, func(c content) []byte { return c.options })
+	docs(p, contents, func(c content) []byte { return c.metadata })
+	digests(p, contents, func(c content) []byte { return c.digest })
 	for _, s := range rows {
 		if s.Reload != "" {
-			b.Queue(sqlReload, s.ID, s.Reload)
+			after.Queue(sqlReload, s.ID, s.Reload)
 		}
 	}
+}
+
+// content is what is written of a session's options and metadata: nothing, not
+// even a digest, if they are what stands.
+type content struct{ options, metadata, digest []byte }
+
+func contentOf(s *session) content {
+	if !s.Renewed {
+		return content{}
+	}
+	h := sha256.New()
+	h.Write(binary.AppendUvarint(nil, uint64(len(s.Options))))
+	h.Write(s.Options)
+	h.Write(s.Metadata)
+	digest := h.Sum(nil)[:16]
+	if bytes.Equal(digest, s.digest) {
+		return content{}
+	}
+	return content{s.Options, s.Metadata, digest}
 }
 
 func (w *writes) queueOutputs(b *pgx.Batch, wants func(string) bool) {
