@@ -131,26 +131,26 @@ type environment struct {
 	MigrateDatabaseURLFile   value `split_words:"true" absent:"none" desc:"a file that holds it"`
 	StripeWebhookSecrets     value `split_words:"true" absent:"required" desc:"separated by commas or line breaks, each 'whsec_…', 'name=whsec_…' or 'test:name=whsec_…'. Unnamed ones are called by a short fingerprint. A live event under a 'test:' secret is refused"`
 	StripeWebhookSecretsFile value `split_words:"true" absent:"none" desc:"a file that holds them; a change counts without a restart"`
-	StripeAPIKeys            value `split_words:"true" absent:"none" desc:"Not yet: restricted keys, separated likewise, at most one per mode (told by '_live_' and '_test_'). Without one, outputs, refresh, reconcile and the remote part of doctor are off for that mode"`
-	StripeAPIKeysFile        value `split_words:"true" absent:"none" desc:"Not yet: a file that holds them; a change counts without a restart"`
-	StripeAPIBase            value `split_words:"true" absent:"Stripe’s" desc:"Not yet: for tests and proxies"`
-	StripeAccounts           value `split_words:"true" absent:"none" desc:"Not yet: connected accounts ('acct_…') to reconcile beside those already seen"`
-	APIRate                  value `split_words:"true" default:"5" desc:"Not yet: reads per second and replica, at most 25: the sum over replicas stays under Stripe’s 25"`
+	StripeAPIKeys            value `split_words:"true" absent:"none" desc:"restricted keys, separated likewise, at most one per mode (told by '_live_' and '_test_'). Without one, outputs, refresh, reconcile and the remote part of doctor are off for that mode"`
+	StripeAPIKeysFile        value `split_words:"true" absent:"none" desc:"a file that holds them; a change counts without a restart"`
+	StripeAPIBase            value `split_words:"true" absent:"Stripe’s" desc:"for tests and proxies"`
+	StripeAccounts           value `split_words:"true" absent:"none" desc:"connected accounts ('acct_…') to reconcile beside those already seen"`
+	APIRate                  value `split_words:"true" default:"5" desc:"reads per second and replica, at most 25: the sum over replicas stays under Stripe’s 25"`
 	ListenAddr               value `split_words:"true" default:":8080" desc:"where deliveries come in"`
 	AdminAddr                value `split_words:"true" default:":9090" desc:"'/metrics', '/livez', '/readyz'"`
 	WebhookPath              value `split_words:"true" default:"/webhooks/stripe" desc:"the path of the endpoint"`
-	PublicURL                value `split_words:"true" absent:"none" desc:"Not yet: lets doctor compare the endpoint’s URL"`
+	PublicURL                value `split_words:"true" absent:"none" desc:"lets doctor compare the endpoint’s URL"`
 	SignatureTolerance       value `split_words:"true" default:"5m" desc:"how far a signature’s time may be from now, both ways; never 0"`
 	MaxBodyBytes             value `split_words:"true" default:"1MiB" desc:"the longest body: bytes, or with 'KiB' or 'MiB'"`
 	DeliveryTimeout          value `split_words:"true" default:"10s" desc:"a delivery that is not committed by then is answered 503"`
 	Livemode                 value `split_words:"true" default:"any" desc:"'any', 'live' or 'test': events of the other mode are ignored and counted"`
 	OutputFields             value `split_words:"true" default:"all" desc:"which outputs are asked for and stored: 'all', 'none', or a list of 'first_name', 'last_name', 'dob', 'address', 'id_number', 'id_number_type', 'email', 'phone', 'sex', 'unparsed_place_of_birth', 'unparsed_sex'"`
-	OutputsWindow            value `split_words:"true" default:"48h" desc:"Not yet: how long sensitive fields stay readable; '0' for IP-restricted keys"`
-	RetainPayloads           value `split_words:"true" default:"30d" desc:"Not yet: payloads of events, from 'received_at'; the event ids stay at least 31 days"`
-	RetainQuarantine         value `split_words:"true" default:"90d" desc:"Not yet: quarantined events, from 'received_at'"`
-	RetainOutputs            value `split_words:"true" default:"forever" desc:"Not yet: outputs, from 'fetched_at'"`
-	RetainHistory            value `split_words:"true" default:"forever" desc:"Not yet: sessions and transitions; tombstones stay for ever"`
-	ReconcileEvery           value `split_words:"true" default:"1h" desc:"Not yet: how often to compare with Stripe’s API; '0': off"`
+	OutputsWindow            value `split_words:"true" default:"48h" desc:"how long sensitive fields stay readable; '0' for IP-restricted keys"`
+	RetainPayloads           value `split_words:"true" default:"30d" desc:"payloads of events, from 'received_at'; the event ids stay at least 31 days"`
+	RetainQuarantine         value `split_words:"true" default:"90d" desc:"quarantined events, from 'received_at'"`
+	RetainOutputs            value `split_words:"true" default:"forever" desc:"outputs, from 'fetched_at'"`
+	RetainHistory            value `split_words:"true" default:"forever" desc:"sessions and transitions; tombstones stay for ever"`
+	ReconcileEvery           value `split_words:"true" default:"1h" desc:"how often to compare with Stripe’s API; '0': off"`
 	Notify                   value `split_words:"true" default:"true" desc:"'NOTIFY stripe_identity' with each commit that adds transitions"`
 	Committers               value `split_words:"true" default:"2" desc:"batches committed at the same time, 1 to 16"`
 	BatchMax                 value `split_words:"true" default:"256" desc:"events in a batch, 1 to 1024"`
@@ -241,7 +241,7 @@ func LoadConfig(need needs, edits ...func(*environment)) (*Config, error) {
 		}
 		return nil, fmt.Errorf("%w:\n%w", errConfig, errors.Join(l.faults...))
 	}
-	cfg.Warnings = slices.Concat(l.warnings, env.notYet(), unknown)
+	cfg.Warnings = slices.Concat(l.warnings, unknown)
 	return cfg, nil
 }
 
@@ -261,19 +261,6 @@ func readEnvironment() (env *environment, bare value, err error) {
 	}
 	unprefixed.DatabaseURL.named("DATABASE_URL")
 	return env, unprefixed.DatabaseURL, nil
-}
-
-// notYet has a sentence for each variable that is set, and that nothing uses so
-// far: those whose description begins with "Not yet: ".
-func (e *environment) notYet() (sentences []string) {
-	fields := reflect.ValueOf(e).Elem()
-	for i := range fields.NumField() {
-		v := fields.Field(i).Addr().Interface().(*value)
-		if v.set && v.text != "" && strings.HasPrefix(fields.Type().Field(i).Tag.Get("desc"), "Not yet: ") {
-			sentences = append(sentences, v.name+" is set, and changes nothing in this version")
-		}
-	}
-	return sentences
 }
 
 func (v *value) named(name string) {

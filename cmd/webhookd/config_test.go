@@ -164,12 +164,6 @@ func TestConfigNeedsOnlyADatabaseURLAndOneSecret(t *testing.T) {
 	}
 }
 
-// notYet are the variables of what is not built yet.
-var notYet = []string{
-	"STRIPE_API_KEYS", "STRIPE_API_KEYS_FILE", "STRIPE_API_BASE", "STRIPE_ACCOUNTS", "API_RATE", "PUBLIC_URL", "OUTPUTS_WINDOW",
-	"RETAIN_PAYLOADS", "RETAIN_QUARANTINE", "RETAIN_OUTPUTS", "RETAIN_HISTORY", "RECONCILE_EVERY",
-}
-
 func TestConfigReads(t *testing.T) {
 	tests := map[string]struct {
 		variable, text string
@@ -224,11 +218,7 @@ func TestConfigReads(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			cfg := mustLoad(t, serving(env{"WEBHOOKD_" + test.variable: test.text}))
 			diff(t, test.want, test.get(cfg))
-			var warnings []string
-			if slices.Contains(notYet, test.variable) && test.text != "" {
-				warnings = []string{"WEBHOOKD_" + test.variable + " is set, and changes nothing in this version"}
-			}
-			diff(t, warnings, cfg.Warnings)
+			diff(t, []string(nil), cfg.Warnings)
 		})
 	}
 }
@@ -463,19 +453,7 @@ func TestConfigWarnsOfASecretKey(t *testing.T) {
 	cfg := mustLoad(t, serving(env{"WEBHOOKD_STRIPE_API_KEYS": "rk_live_1,sk_test_" + canary}))
 	diff(t, []string{
 		"WEBHOOKD_STRIPE_API_KEYS entry 2 is a secret key, which may do everything: use a restricted one (rk_…)",
-		"WEBHOOKD_STRIPE_API_KEYS is set, and changes nothing in this version",
 	}, cfg.Warnings)
-}
-
-func TestConfigTableSaysWhatDoesNothingYet(t *testing.T) {
-	t.Parallel()
-	var got []string
-	for line := range strings.Lines(configTable()) {
-		if cells := strings.Split(line, " | "); strings.HasPrefix(cells[len(cells)-1], "Not yet: ") {
-			got = append(got, strings.Trim(strings.TrimPrefix(cells[0], "| `WEBHOOKD_"), "`"))
-		}
-	}
-	diff(t, notYet, got)
 }
 
 func TestConfigWarnsOfVariablesThatNothingReads(t *testing.T) {

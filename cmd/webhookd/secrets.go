@@ -29,6 +29,12 @@ type Credentials struct {
 	APIKeys            map[bool]hidden     // by livemode, at most one each
 }
 
+// apiKey is the key of a mode, if there is one.
+func (c Credentials) apiKey(live bool) (string, bool) {
+	key, ok := c.APIKeys[live]
+	return string(key), ok
+}
+
 // hidden is a text that no verb, encoder or logger shows; string(h) is the text.
 type hidden string
 

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"webhookd/internal/events"
+	"webhookd/internal/jobs"
 	"webhookd/internal/receiver"
 	"webhookd/internal/repo"
 	"webhookd/internal/signature"
@@ -72,15 +73,23 @@ func serve(ctx context.Context, cfg *Config, log *zap.Logger, ready func(address
 		rcv.ExpectSecrets(secretNames(c.Secrets)...)
 		log.Info("secrets changed", zap.Strings("webhook_secrets", secretNames(c.Secrets)))
 	})
-	store, err := repo.Open(ctx, repo.Options{
+	wake, err := jobs.Waker()
+	if err != nil {
+		return err
+	}
+	key := func(live bool) (string, bool) { return secrets.Current().apiKey(live) } // the present one
+	options := repo.Options{
 		URL:        string(cfg.DatabaseURL),
 		CurrentURL: func() string { return string(secrets.Current().DatabaseURL) },
 		Notify:     cfg.Notify,
 		Committers: cfg.Committers, BatchMax: cfg.BatchMax, QueueLength: cfg.QueueLength, CommitTimeout: cfg.DeliveryTimeout,
 		Outputs:   cfg.OutputFields.Wants,
 		NoOutputs: !cfg.OutputFields.All && len(cfg.OutputFields.Names) == 0,
+		Asks:      func(live bool) bool { _, ok := key(live); return ok },
+		Wake:      wake,
 		Registry:  reg,
-	})
+	}
+	store, err := repo.Open(ctx, options)
 	if err != nil {
 		return err
 	}
@@ -93,6 +102,12 @@ func serve(ctx context.Context, cfg *Config, log *zap.Logger, ready func(address
 		return err
 	}
 	rcv.ExpectSecrets(secretNames(cfg.Secrets)...)
+
+	background, err := newBackground(ctx, cfg, options, store, key, rcv.Count, reg, log)
+	if err != nil {
+		return err
+	}
+	defer background.close()
 
 	// Both are open before anything serves: a port that is taken is told at once.
 	public, err := new(net.ListenConfig).Listen(ctx, "tcp", cfg.ListenAddr)
@@ -118,9 +133,9 @@ func serve(ctx context.Context, cfg *Config, log *zap.Logger, ready func(address
 	group.Go(func() error { return served(admin.Serve(private)) })
 	group.Go(func() error { store.Watch(work, &state.health, tellHealth(log)); return nil })
 	group.Go(func() error { return secrets.Run(work, secretsInterval) })
+	background.run(ctx, group) // ends with the signal: nobody waits for it
 	log.Info("serving", zap.Stringer("listen", public.Addr()), zap.Stringer("admin", private.Addr()),
 		zap.String("path", cfg.WebhookPath), zap.Strings("webhook_secrets", secretNames(cfg.Secrets)))
-	log.Info("reading Stripe's API is not built yet: outputs, refresh and reconcile are off")
 	if err := ready(addresses{public.Addr(), private.Addr()}); err != nil {
 		stopWork()
 		return errors.Join(err, server.Close(), admin.Close(), group.Wait())

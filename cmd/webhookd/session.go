@@ -1,0 +1,360 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/user"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/spf13/cobra"
+
+	"webhookd/internal/repo"
+)
+
+func newSessionCommand() *cobra.Command {
+	var (
+		asJSON, show bool
+		who          string
+	)
+	cmd := &cobra.Command{
+		Use:   "session ID",
+		Short: "Shows a session's state and timeline",
+		Long: `Shows what is held about a session: its state, and what happened to it in the
+order of events. Times are UTC.
+
+Nothing personal is read unless --show-outputs asks for it: then verified
+outputs, provided details, metadata and error reasons are shown, and who looked
+is recorded in the table pii_reads first. What cannot be recorded is not shown.`,
+		Example: `  webhookd session vs_1NuN3kLkdIwHu7ixk5OvTq3b
+  webhookd session vs_1NuN3kLkdIwHu7ixk5OvTq3b --json
+  webhookd session vs_1NuN3kLkdIwHu7ixk5OvTq3b --show-outputs --who jenny@support`,
+		Args: cobra.ExactArgs(1),
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "one JSON document, with event ids and sources too")
+	cmd.Flags().BoolVar(&show, "show-outputs", false, "also what is personal; recorded in pii_reads")
+	addWho(cmd, &who)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		reader, err := readerFor(cmd, who)
+		if err != nil {
+			return err
+		}
+		return withStore(cmd, func(store *repo.Store) error {
+			var view *repo.SessionView
+			if show {
+				view, err = store.SessionWithOutputs(cmd.Context(), args[0], reader)
+			} else {
+				view, err = store.Session(cmd.Context(), args[0])
+			}
+			if err != nil {
+				return unknownSession(args[0], err)
+			}
+			if asJSON {
+				return printJSON(cmd.OutOrStdout(), view)
+			}
+			return writeSession(cmd.OutOrStdout(), args[0], view)
+		})
+	}
+	return cmd
+}
+
+// withStore lends the database that is configured.
+func withStore(cmd *cobra.Command, do func(*repo.Store) error) error {
+	cfg, err := LoadConfig(needDatabase)
+	if err != nil {
+		return err
+	}
+	store, err := repo.Open(cmd.Context(), storeOptions(cfg))
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	return do(store)
+}
+
+// storeOptions are those of commands that write events.
+func storeOptions(cfg *Config) repo.Options {
+	return repo.Options{
+		URL: string(cfg.DatabaseURL), Notify: cfg.Notify,
+		Outputs: cfg.OutputFields.Wants, NoOutputs: !cfg.OutputFields.All && len(cfg.OutputFields.Names) == 0,
+	}
+}
+
+func unknownSession(id string, err error) error {
+	if !isUnknown(err) {
+		return err
+	}
+	hint := ""
+	if !strings.HasPrefix(id, "vs_") {
+		hint = "; a session's id begins with vs_"
+	}
+	return fmt.Errorf("session %s: %w%s", cell(id, 80), err, hint)
+}
+
+func addWho(cmd *cobra.Command, who *string) {
+	cmd.Flags().StringVar(who, "who", "", "`name` to record in pii_reads (default: the system's user@host)")
+}
+
+// readerFor is who is recorded as having looked.
+func readerFor(cmd *cobra.Command, who string) (repo.Reader, error) {
+	if cmd.Flags().Changed("who") && strings.TrimSpace(who) == "" {
+		return repo.Reader{}, usagef("--who is blank")
+	}
+	if !utf8.ValidString(who) || len(who) > 255 {
+		return repo.Reader{}, usagef("--who wants text of up to 255 bytes")
+	}
+	return repo.Reader{Who: cmp.Or(who, whoami()), Command: cmd.Name()}, nil
+}
+
+// whoami is the system's user@host, as far as it is known.
+func whoami() string {
+	name := "uid " + strconv.Itoa(os.Getuid()) // a container's user may have no name
+	if u, err := user.Current(); err == nil && u.Username != "" {
+		name = u.Username
+	}
+	if host, err := os.Hostname(); err == nil {
+		name += "@" + host
+	}
+	return strings.ToValidUTF8(name, "\uFFFD")
+}
+
+func printJSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}
+
+func writeSession(w io.Writer, id string, v *repo.SessionView) error {
+	var b bytes.Buffer
+	head := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(head, "session\t%s\n", cell(id, 80))
+	if s := v.State; s != nil {
+		for _, line := range stateLines(s) {
+			if line[1] != "" {
+				fmt.Fprintf(head, "%s\t%s\n", line[0], line[1])
+			}
+		}
+	} else {
+		fmt.Fprintf(head, "status\tnot known: no event of it was understood yet\n")
+	}
+	if v.Quarantined > 0 {
+		fmt.Fprintf(head, "quarantine\t%d of its events (webhookd quarantine list)\n", v.Quarantined)
+	}
+	if v.ThinPending > 0 {
+		fmt.Fprintf(head, "thin events\t%d wait for Stripe's API\n", v.ThinPending)
+	}
+	_ = head.Flush() // a buffer takes everything
+
+	if len(v.Timeline) > 0 {
+		b.WriteByte('\n')
+		steps := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+		fmt.Fprintln(steps, "TIME (UTC)\tAFTER\tEVENT\tSTATUS\tERROR")
+		for _, t := range v.Timeline {
+			fmt.Fprintf(steps, "%s\t%s\t%s\t%s\t%s\n", stamp(t.OccurredAt), lasted(t.SecondsInPreviousStatus),
+				cell(shortType(t.EventType), 14), cell(text(t.Status), 14), cell(text(t.ErrorCode), 36))
+		}
+		_ = steps.Flush()
+	}
+	if v.Personal != nil {
+		if err := writePersonal(&b, v.Personal); err != nil {
+			return err
+		}
+	}
+	_, err := w.Write(trimLines(b.Bytes()))
+	return err
+}
+
+// stateLines are what a person wants to know first. Empty ones are left out.
+func stateLines(s *repo.SessionRow) [][2]string {
+	status := text(s.Status)
+	switch {
+	case status == "" && s.RedactionStatus != nil && s.LastEventID == nil:
+		status = "none: only a tombstone"
+	case s.StatusChangedAt != nil:
+		status = cell(status, 40) + " since " + stamp(*s.StatusChangedAt)
+	}
+	if s.NeedsRefresh {
+		status += " (in doubt: needs a refresh)"
+	}
+	mode := ""
+	if s.Livemode != nil {
+		mode = map[bool]string{true: "live", false: "test"}[*s.Livemode]
+	}
+	outputs := ""
+	switch {
+	case s.OutputsWantedSince != nil:
+		outputs = "wanted since " + stamp(*s.OutputsWantedSince)
+	case s.FetchedUntil != nil:
+		outputs = "none wanted; Stripe's API answered last at " + stamp(*s.FetchedUntil)
+	}
+	redaction := cell(text(s.RedactionStatus), 40)
+	if s.Hidden {
+		redaction = cmp.Or(redaction, "one that was not understood") + " (hidden from the views until webhookd redact)"
+	}
+	last := ""
+	if s.LastEventID != nil && s.LastEventCreatedAt != nil {
+		last = cell(*s.LastEventID, 60) + " of " + stamp(*s.LastEventCreatedAt)
+	}
+	born := ""
+	if s.CreatedAt != nil {
+		born = stamp(*s.CreatedAt)
+	}
+	return [][2]string{
+		{"status", status},
+		{"error", cell(text(s.LastErrorCode), 60)},
+		{"type", strings.Trim(cell(text(s.Type), 40)+", "+mode, ", ")},
+		{"reference", cell(text(s.ClientReferenceID), 60)},
+		{"account", cell(text(s.Account), 60)},
+		{"created", born},
+		{"report", cell(text(s.LastVerificationReportID), 60)},
+		{"last event", last},
+		{"redaction", redaction},
+		{"outputs", outputs},
+	}
+}
+
+// writePersonal shows values whole: that is what was asked for.
+func writePersonal(b *bytes.Buffer, p *repo.PersonalParts) error {
+	whole := func(s string) string { return cell(s, 1<<20) }
+	b.WriteString("\nPERSONAL (this look stands in pii_reads)\n")
+	lines := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
+	if p.Withheld == "hidden" {
+		b.WriteString("not shown until webhookd redact: a redaction was told that is not understood\n")
+		return nil
+	}
+	for _, part := range []struct {
+		name string
+		json []byte
+	}{{"verified_outputs", p.VerifiedOutputs}, {"provided_details", p.ProvidedDetails}, {"metadata", p.Metadata}} {
+		found := false
+		err := eachMember(part.json, func(name, value string) {
+			found = true
+			fmt.Fprintf(lines, "%s.%s\t%s\n", part.name, whole(name), whole(value))
+		})
+		if err != nil {
+			return fmt.Errorf("read %s: %w", part.name, err)
+		}
+		if !found {
+			fmt.Fprintf(lines, "%s\tnone\n", part.name)
+		}
+	}
+	if p.Withheld == "unconfirmed" {
+		fmt.Fprintln(lines, "not shown\tuntil webhookd reconcile --after-restore: a backup brought it back")
+	}
+	for _, t := range p.Steps {
+		if t.ErrorReason != nil {
+			fmt.Fprintf(lines, "error reason %s\t%s\n", stamp(t.OccurredAt), whole(*t.ErrorReason))
+		}
+	}
+	return lines.Flush()
+}
+
+// eachMember calls do for the members of a JSON object that are not null, in
+// their order; a string comes without its quotes.
+func eachMember(object []byte, do func(name, value string)) error {
+	if len(object) == 0 {
+		return nil
+	}
+	d := jsontext.NewDecoder(bytes.NewReader(object))
+	if t, err := d.ReadToken(); err != nil || t.Kind() != '{' {
+		return err
+	}
+	for d.PeekKind() != '}' {
+		name, err := d.ReadToken()
+		if err != nil {
+			return err
+		}
+		key := name.String() // stands until the next read
+		value, err := d.ReadValue()
+		if err != nil {
+			return err
+		}
+		switch value.Kind() {
+		case 'n':
+		case '"':
+			unquoted, err := jsontext.AppendUnquote(nil, value)
+			if err != nil {
+				return err
+			}
+			do(key, string(unquoted))
+		default:
+			do(key, string(value))
+		}
+	}
+	return nil
+}
+
+// cell is a text of somebody else's for a terminal: one line, of so many
+// characters, that cannot steer it.
+func cell(s string, width int) string {
+	var b strings.Builder
+	n := 0
+	for _, r := range s {
+		if n++; n > width {
+			return b.String() + "…"
+		}
+		if !unicode.IsPrint(r) {
+			r = '\uFFFD'
+		}
+		b.WriteRune(r)
+	}
+	return b.String()
+}
+
+func text(s *string) string {
+	if s == nil {
+		return ""
+	}
+	return *s
+}
+
+func stamp(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05") }
+
+// lasted is a time between two events, in its two largest units.
+func lasted(seconds *float64) string {
+	if seconds == nil {
+		return ""
+	}
+	s := int64(*seconds)
+	switch {
+	case s < 60:
+		return fmt.Sprintf("%ds", s)
+	case s < 3600:
+		return fmt.Sprintf("%dm%02ds", s/60, s%60)
+	case s < 24*3600:
+		return fmt.Sprintf("%dh%02dm", s/3600, s%3600/60)
+	}
+	return fmt.Sprintf("%dd%02dh", s/86400, s%86400/3600)
+}
+
+// shortType is an event's type without what all of ours begin with.
+func shortType(t string) string {
+	thin, short := "", t
+	if rest, ok := strings.CutPrefix(t, "v1."); ok {
+		thin, short = "thin ", rest
+	}
+	if short, ok := strings.CutPrefix(short, "identity.verification_session."); ok {
+		return thin + short
+	}
+	return t
+}
+
+// trimLines takes away the blanks that a table leaves at the ends of its lines.
+func trimLines(table []byte) []byte {
+	var b bytes.Buffer
+	for line := range bytes.Lines(table) {
+		b.Write(bytes.TrimRight(line, " \n"))
+		b.WriteByte('\n')
+	}
+	return b.Bytes()
+}
