@@ -57,6 +57,11 @@ fuzz-run: | bin
 bench: postgres ## Measure against a hand-written service (docs/performance.md); about 12 minutes
 	@go run ./bench
 
+.PHONY: vuln
+vuln: | bin ## Compare the dependencies with the Go vulnerability database (needs the network)
+	@go -C tools build -o ../bin/govulncheck golang.org/x/vuln/cmd/govulncheck
+	@bin/govulncheck ./...
+
 .PHONY: generate
 generate: ## Renew the tables of README that code writes
 	@go test ./cmd/webhookd -run '^TestReadme' -update

@@ -25,10 +25,11 @@ const repository = "../.."
 // <!-- NAME:begin --> and <!-- NAME:end --> with what code says there.
 func TestReadmeIsWhatTheCodeSays(t *testing.T) { //nolint:paralleltest // with -update it writes files that others read
 	parts := map[string]struct{ file, want string }{
-		"config":   {"README.md", configTable()},
-		"commands": {"README.md", commandTable(newRootCommand())},
-		"metrics":  {"README.md", metricTable(metricsPage(t))},
-		"consumer": {"docs/consume.md", "```go\n" + region(t, "internal/repo/example_consumer_test.go") + "```\n"},
+		"config":       {"README.md", configTable()},
+		"commands":     {"README.md", commandTable(newRootCommand())},
+		"metrics":      {"README.md", metricTable(metricsPage(t))},
+		"dependencies": {"docs/dependencies.md", dependencyTable(t)},
+		"consumer":     {"docs/consume.md", "```go\n" + region(t, "internal/repo/example_consumer_test.go") + "```\n"},
 	}
 	for name, part := range parts { //nolint:paralleltest // likewise
 		t.Run(name, func(t *testing.T) {
