@@ -100,20 +100,21 @@ was redacted since is erased. Run it before 'webhookd serve'. What was erased by
 type progressLine struct {
 	w        io.Writer
 	terminal bool
+	every    time.Duration
 	last     time.Time // when it was shown, or began
 	shown    bool
 }
 
 func newProgressLine(w io.Writer) *progressLine {
-	return &progressLine{w: w, terminal: isTerminal(w), last: time.Now()}
+	l := &progressLine{w: w, terminal: isTerminal(w), every: 10 * time.Second, last: time.Now()}
+	if l.terminal {
+		l.every = 500 * time.Millisecond
+	}
+	return l
 }
 
-func (l *progressLine) show(format string, args ...any) {
-	every := 10 * time.Second
-	if l.terminal {
-		every = 500 * time.Millisecond
-	}
-	if time.Since(l.last) < every {
+func (l *progressLine) show(format string, args ...any) { //nolint:goprintffuncname // a verb, as clear is
+	if time.Since(l.last) < l.every {
 		return
 	}
 	text := fmt.Sprintf(format, args...)

@@ -64,6 +64,9 @@ func TestReconcileFromTheCommandLine(t *testing.T) {
 		t.Errorf("the run, after the dry one:\n%s\n%s%d rows", dry, wet, r.rows())
 	}
 
+	if text, _ := r.run(0, "--since", "30d", "--dry-run"); strings.Contains(text, "note") {
+		t.Errorf("30 days are no more than Stripe has:\n%s", text)
+	}
 	text, _ := r.run(0, "--json")
 	var again struct {
 		jobs.Report
@@ -107,13 +110,13 @@ func TestReconcileRefusesWhatItCannotDo(t *testing.T) {
 		code   int
 		says   string
 	}{
-		"no key":                {func(e env) { delete(e, "WEBHOOKD_STRIPE_API_KEYS") }, nil, 2, "WEBHOOKD_STRIPE_API_KEYS has no API key to read with: make a restricted one"},
-		"none for the mode":     {func(e env) { e["WEBHOOKD_LIVEMODE"], e["WEBHOOKD_STRIPE_API_KEYS"] = "live", "rk_test_1" }, nil, 2, "no API key"},
-		"a wrong duration":      {nil, []string{"--since", "yesterday"}, 2, `--since is "yesterday": want a duration`},
-		"no time at all":        {nil, []string{"--since", "0d"}, 2, `--since is "0d": want more than 0`},
-		"an argument":           {nil, []string{"vs_1"}, 2, "unknown command"},
-		"no database":           {func(e env) { e["WEBHOOKD_DATABASE_URL"] = "postgres://nobody:canary@127.0.0.1:9/x?sslmode=disable" }, nil, 1, "no connection to the database: refused"},
-		"no database URL": {func(e env) { e["WEBHOOKD_DATABASE_URL"] = "" }, nil, 2, "WEBHOOKD_DATABASE_URL"},
+		"no key":            {func(e env) { delete(e, "WEBHOOKD_STRIPE_API_KEYS") }, nil, 2, "WEBHOOKD_STRIPE_API_KEYS has no API key to read with: make a restricted one"},
+		"none for the mode": {func(e env) { e["WEBHOOKD_LIVEMODE"], e["WEBHOOKD_STRIPE_API_KEYS"] = "live", "rk_test_1" }, nil, 2, "no API key"},
+		"a wrong duration":  {nil, []string{"--since", "yesterday"}, 2, `--since is "yesterday": want a duration`},
+		"no time at all":    {nil, []string{"--since", "0d"}, 2, `--since is "0d": want more than 0`},
+		"an argument":       {nil, []string{"vs_1"}, 2, "unknown command"},
+		"no database":       {func(e env) { e["WEBHOOKD_DATABASE_URL"] = "postgres://nobody:canary@127.0.0.1:9/x?sslmode=disable" }, nil, 1, "no connection to the database: refused"},
+		"no database URL":   {func(e env) { e["WEBHOOKD_DATABASE_URL"] = "" }, nil, 2, "WEBHOOKD_DATABASE_URL"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -129,21 +132,47 @@ func TestReconcileRefusesWhatItCannotDo(t *testing.T) {
 	}
 }
 
-func TestALongReconcileTellsItsProgressAndCanBeBrokenOff(t *testing.T) {
+func TestAReconcileThatIsBrokenOffIsNotComplete(t *testing.T) {
 	t.Parallel()
 	r := newReconciled(t)
-	source := scenario.New(1)
-	for range 150 {
-		s := source.Session(scenario.SessionOptions{})
-		r.Tell(s, s.Created(time.Now().Add(-time.Hour)))
-	}
-	r.Set(func(s *stripefake.Settings) { s.Delay = 3 * time.Second })
-	p := launch(t, t.TempDir(), r.vars, "reconcile")
-	eventually(t, "see the progress", func() bool { return strings.Contains(p.log.String(), " events and 0 sessions listed, 0 read again, ") })
+	r.Set(func(s *stripefake.Settings) { s.Delay = time.Minute })
+	p := launch(t, t.TempDir(), r.vars, "reconcile", "--json")
+	eventually(t, "see it ask", func() bool { return len(r.Calls()) > 0 })
 	p.signal(syscall.SIGTERM)
 	p.exits(1)
+	if !strings.Contains(p.stdout.String(), "broken off") {
+		t.Errorf("it says\n%s", p.stdout)
+	}
 	conn := connect(t, r.database)
-	if diff := cmp.Diff("f", valueOf[string](t, conn, `SELECT (result = 'ok')::text::char FROM stripe_identity.reconcile_runs`)); diff != "" {
-		t.Errorf("row of the run:\n%s", diff)
+	if got := valueOf[string](t, conn, `SELECT concat(result, ' ', finished_at IS NOT NULL) FROM stripe_identity.reconcile_runs`); got != "failed t" {
+		t.Errorf("row of the run: %s", got)
+	}
+}
+
+func TestProgressIsALineNowAndThen(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		terminal bool
+		want     string
+	}{
+		"in a file":     {false, "2 of 3\n3 of 3\nfound\n"},
+		"on a terminal": {true, "\r2 of 3\x1b[K\r3 of 3\x1b[K\r\x1b[Kfound\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var b strings.Builder
+			l := newProgressLine(&b)
+			l.terminal = c.terminal
+			l.show("%d of 3", 1) // too soon
+			l.every = 0
+			l.show("%d of 3", 2)
+			l.show("%d of 3", 3)
+			l.clear()
+			l.clear()
+			b.WriteString("found\n")
+			if diff := cmp.Diff(c.want, b.String()); diff != "" {
+				t.Errorf("shown (-want +got):\n%s", diff)
+			}
+		})
 	}
 }

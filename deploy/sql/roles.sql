@@ -3,7 +3,8 @@
 --   webhookd_owner       owns the schema and changes it (webhookd migrate)
 --   webhookd_writer      records, redacts and prunes (webhookd serve and the other commands)
 --   webhookd_reader      dashboards, support and other services: nothing personal
---   webhookd_pii_reader  all of it; what it reads by SQL is not noted in pii_reads
+--   webhookd_pii_reader  all of it; what it reads by SQL is not noted in pii_reads, what
+--                        it reads by webhookd session --show-outputs and export is
 --
 -- Nobody logs in as one of them. Users are yours to make, and to take away:
 --
@@ -138,6 +139,8 @@ BEGIN
         TO webhookd_reader;
 
     GRANT SELECT ON ALL TABLES IN SCHEMA stripe_identity TO webhookd_pii_reader;
+    -- For webhookd session --show-outputs and export, which note who reads.
+    GRANT INSERT (who, command, session_id) ON stripe_identity.pii_reads TO webhookd_pii_reader;
 END
 $$;
 

@@ -172,11 +172,11 @@ func (t *told) hidden() bool {
 type item struct {
 	Key
 	*Session
-	event *Event // nil for an answer
-	from  int64  // of an answer
-	asked bool   // for outputs
-	told  Text   // of an answer: the account
-	twin  TwinKey
+	event         *Event // nil for an answer
+	from          int64  // of an answer
+	asked         bool   // for outputs
+	told, context Text   // of an answer: the account, and an organization's context
+	twin          TwinKey
 }
 
 // items is everything that was told, in order: answers behind the events of
@@ -189,7 +189,7 @@ func (t *told) items() []item {
 	}
 	answers := map[int64]item{}
 	for _, a := range t.answers {
-		next := item{Key: Key{Second: a.Until.Unix(), Rank: AnswerRank}, Session: &a.Session, from: a.From.Unix(), asked: a.Outputs, told: a.Account}
+		next := item{Key: Key{Second: a.Until.Unix(), Rank: AnswerRank}, Session: &a.Session, from: a.From.Unix(), asked: a.Outputs, told: a.Account, context: a.Context}
 		if other, ok := answers[next.Second]; ok {
 			asked := other.asked || next.asked
 			if next.from < other.from || next.from == other.from && next.State().less(other.State()) {
@@ -211,6 +211,7 @@ func (t *told) rows(id string, rows *Rows) {
 	var row SessionRow
 	for _, i := range all {
 		row.Account = cmp.Or(row.Account, i.told.Value)
+		row.Context = cmp.Or(row.Context, i.context.Value)
 		if i.event != nil {
 			row.Account = cmp.Or(row.Account, i.event.Account.Value)
 			row.Context = cmp.Or(row.Context, i.event.Context.Value)

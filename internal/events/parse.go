@@ -91,13 +91,15 @@ type parser struct {
 	policy policy
 	depth  int
 
+	version string // of the API, as the last event told it: mostly the same
+
 	tooDeep      bool
 	badNumber    bool
 	zeros        int    // digits that exponents add
 	sawWithheld  bool   // something that strict leaves out
 	sawRedaction bool   // a redaction anywhere
 	isReport     bool   // the object that is being read
-	vs           string // the first vs_… anywhere
+	vs           []byte // the first vs_… anywhere
 
 	// The last value read for each field, so that the last of doubled keys wins.
 	id, typ, account, context       Text
@@ -134,7 +136,7 @@ type findings struct {
 var parsers = sync.Pool{New: func() any { return &parser{dec: jsontext.NewDecoder(new(bytes.Buffer))} }}
 
 func (p *parser) reset(body []byte, pol policy, depth int) {
-	*p = parser{dec: p.dec, out: p.out[:0], name: p.name[:0], text: p.text[:0], policy: pol, depth: depth}
+	*p = parser{dec: p.dec, out: p.out[:0], name: p.name[:0], text: p.text[:0], vs: p.vs[:0], policy: pol, depth: depth, version: p.version}
 	p.src = *bytes.NewBuffer(body)
 	p.dec.Reset(&p.src, jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
 }
@@ -259,9 +261,9 @@ func (p *parser) elide() error {
 
 // skip reads a value and leaves it out of the copy.
 func (p *parser) skip() error {
-	mark, vs := len(p.out), p.vs
+	mark, vs := len(p.out), len(p.vs)
 	err := p.value()
-	p.out, p.vs = p.out[:mark], vs
+	p.out, p.vs = p.out[:mark], p.vs[:vs]
 	return err
 }
 
@@ -337,7 +339,9 @@ func (p *parser) eventMember(name []byte) (keep bool, err error) {
 	case "context":
 		return true, p.string(&p.context)
 	case "api_version":
-		return true, p.string(&p.apiVersion)
+		err := p.string(&p.apiVersion, p.version)
+		p.version = p.apiVersion.Value
+		return true, err
 	case "snapshot_event":
 		return true, p.string(&p.snapshot)
 	case "livemode":
@@ -425,9 +429,9 @@ func (p *parser) sessionMember(name []byte) (keep bool, err error) {
 
 // apart reads an object of personal data, in which no session's id is looked for.
 func (p *parser) apart(dst *Presence, at place) error {
-	vs := p.vs
+	vs := len(p.vs)
 	err := p.nested(dst, at)
-	p.vs = vs
+	p.vs = p.vs[:vs]
 	return err
 }
 
@@ -565,8 +569,8 @@ func (p *parser) copyOf(raw []byte, pol policy) (clean []byte, withheld bool, er
 	p.tooDeep = p.tooDeep || q.tooDeep
 	p.badNumber = p.badNumber || q.badNumber
 	p.zeros = q.zeros
-	if p.vs == "" {
-		p.vs = q.vs
+	if len(p.vs) == 0 {
+		p.vs = append(p.vs, q.vs...)
 	}
 	return bytes.Clone(q.out), q.sawWithheld, nil
 }
@@ -676,8 +680,8 @@ func (p *parser) scalar(raw []byte) []byte {
 			p.text = value[:0]
 		}
 		p.quote(raw, value, plain)
-		if p.vs == "" && isSessionID(value) {
-			p.vs = string(value)
+		if len(p.vs) == 0 && isSessionID(value) {
+			p.vs = append(p.vs, value...)
 		}
 		return value
 	case 't', 'f', 'n':
@@ -813,7 +817,7 @@ func (p *parser) shelve(e *Event) {
 	e.Kind = Broken
 	e.Hides = p.sawRedaction || e.Type == TypeRedacted || e.Type == ThinType(TypeRedacted)
 	if !strings.HasPrefix(e.SessionID, "vs_") {
-		e.SessionID = p.vs
+		e.SessionID = string(p.vs)
 	}
 	for _, id := range []*string{&e.SessionID, &e.Account.Value, &e.Context.Value, &e.RequestID.Value, &e.SnapshotEvent.Value} {
 		*id = StoredID(*id)

@@ -131,6 +131,7 @@ func (s *Standing) Take(e *Event) Outcome {
 type Answer struct {
 	From, Until time.Time // start of the request, never after Until; the answer's Date, by Stripe's clock
 	Account     Text      // in whose name it was asked, for Connect
+	Context     Text      // likewise, for an organization
 	Session     Session
 	Outputs     bool     // outputs were asked for
 	Unreadable  []string // those that the key may not read
@@ -152,7 +153,7 @@ func (s *Standing) Hear(a *Answer) {
 		if step.From < other.From || step.From == other.From && step.State.less(other.State) {
 			other.Changed = other.Changed || other.Outputs != step.Outputs
 			other.Outputs = step.Outputs
-			s.hear(c, key, a.Account, Text{})
+			s.hear(c, key, a.Account, a.Context)
 			s.Settle()
 			return
 		}
@@ -164,7 +165,7 @@ func (s *Standing) Hear(a *Answer) {
 	} else {
 		s.Steps = append(s.Steps, step)
 	}
-	s.hear(c, key, a.Account, Text{})
+	s.hear(c, key, a.Account, a.Context)
 	s.keep(step.name(), c)
 	s.sort()
 	s.Settle()
@@ -498,13 +499,15 @@ func ParseBirths(s string) (b Births, err error) {
 // cutKey reads one key off the front of s: a space, second.rank.length:id.
 func cutKey(s string) (k Key, rest string, err error) {
 	head, tail, _ := strings.Cut(s, ":")
-	number := strings.Split(strings.TrimPrefix(head, " "), ".")
-	if head == "" || head[0] != ' ' || len(number) != 3 {
+	numbers, ok := strings.CutPrefix(head, " ")
+	when, rest, _ := strings.Cut(numbers, ".")
+	place, size, found := strings.Cut(rest, ".")
+	if !ok || !found {
 		return k, "", fmt.Errorf("key %q", head)
 	}
-	second, err1 := strconv.ParseInt(number[0], 10, 64)
-	rank, err2 := strconv.Atoi(number[1])
-	length, err3 := strconv.Atoi(number[2])
+	second, err1 := strconv.ParseInt(when, 10, 64)
+	rank, err2 := strconv.Atoi(place)
+	length, err3 := strconv.Atoi(size)
 	if err := cmp.Or(err1, err2, err3); err != nil {
 		return k, "", fmt.Errorf("key %q: %w", head, err)
 	}

@@ -74,7 +74,7 @@ func (w *Worker) fetch(ctx context.Context, wish *repo.Wish, place stripeapi.Pla
 		return w.refused(wish, err, outputs)
 	}
 	answer := &events.Answer{
-		From: a.From, Until: a.Until, Session: a.Session, Account: wish.Account,
+		From: a.From, Until: a.Until, Session: a.Session, Account: wish.Account, Context: wish.Context,
 		Outputs: a.Expanded, Unreadable: a.Unreadable,
 	}
 	closed := outputs && a.Session.Outputs == nil && len(a.Unreadable) > 0

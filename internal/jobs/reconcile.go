@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -168,14 +169,9 @@ func (r *Report) Listed() int64 { return r.EventsListed + r.SessionsListed + r.S
 
 // detail is for reconcile_runs: counts, ids of accounts and events, our own words.
 func (r *Report) detail() string {
-	text := fmt.Sprintf("events: %d listed, %d recovered, %d quarantined; sessions: %d listed, %d read again, %d repaired",
+	counts := fmt.Sprintf("events: %d listed, %d recovered, %d quarantined; sessions: %d listed, %d read again, %d repaired",
 		r.EventsListed, r.EventsRecovered, r.EventsQuarantined, r.SessionsListed, r.SessionsReadAgain, r.SessionsRepaired)
-	for _, also := range [][]string{r.Unread, r.Notes} {
-		if len(also) > 0 {
-			text += "; " + strings.Join(also, "; ")
-		}
-	}
-	return text
+	return strings.Join(slices.Concat([]string{counts}, r.Unread, r.Notes), "; ")
 }
 
 // Run compares once. An error that is [ErrIncomplete] says that something

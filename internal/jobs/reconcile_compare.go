@@ -59,15 +59,15 @@ func (c *comparison) plan(p past) {
 		r.Since = later(oldest, p.covered.Add(-overlap)).UTC()
 	}
 	c.eventsSince, c.sessionsSince = later(oldest, r.Since), r.Since
-	if r.Since.Before(oldest) {
-		c.note("Stripe lists events for 30 days: events since %s, sessions since %s", oldest.Format(time.RFC3339), r.Since.Format(time.RFC3339))
+	if oldest.Sub(r.Since) > time.Minute { // 30 days that were asked for began a moment ago
+		c.notef("Stripe lists events for 30 days: events since %s, sessions since %s", oldest.Format(time.RFC3339), r.Since.Format(time.RFC3339))
 	}
 	if c.isDaily = now.Sub(p.daily) >= daily; c.isDaily {
 		c.sessionsSince = earlier(c.sessionsSince, now.Add(-lively))
 	}
 }
 
-func (c *comparison) note(format string, args ...any) {
+func (c *comparison) notef(format string, args ...any) {
 	c.report.Notes = append(c.report.Notes, fmt.Sprintf(format, args...))
 }
 
@@ -257,7 +257,7 @@ func (c *comparison) judgeRefused() {
 			switch err := c.refused[p]; {
 			case err == nil:
 			case readable:
-				c.note("%s is not readable, and nothing was seen of it", nameOf(p))
+				c.notef("%s is not readable, and nothing was seen of it", nameOf(p))
 			default:
 				c.unread(nameOf(p), err)
 			}
@@ -265,7 +265,7 @@ func (c *comparison) judgeRefused() {
 	}
 	for _, live := range c.modes {
 		if p := (stripeapi.Place{Live: live}); c.refused[p] != nil {
-			c.note("%s is not readable without a context, and nothing was seen of it", nameOf(p))
+			c.notef("%s is not readable without a context, and nothing was seen of it", nameOf(p))
 		}
 	}
 }
@@ -563,6 +563,9 @@ func (c *comparison) tell(ctx context.Context, p stripeapi.Place, a *stripeapi.A
 	if p.Account != "" {
 		answer.Account = events.Some(p.Account)
 	}
+	if p.Context != "" {
+		answer.Context = events.Some(p.Context)
+	}
 	fault := c.opt.Store.Tell(ctx, answer)
 	return fault == nil, c.wrote(ctx, "session "+a.Session.ID, fault)
 }
@@ -591,7 +594,7 @@ func (c *comparison) readAgain(ctx context.Context) error {
 		}
 	}
 	if len(c.lost) > 0 {
-		c.note("Stripe does not know %d sessions, such as %s", c.report.SessionsNotFound, strings.Join(c.lost, ", "))
+		c.notef("Stripe does not know %d sessions, such as %s", c.report.SessionsNotFound, strings.Join(c.lost, ", "))
 	}
 	return nil
 }
@@ -614,8 +617,7 @@ func (c *comparison) readOne(ctx context.Context, s repo.OwnedSession, down map[
 		c.report.SessionsReadAgain++
 		err = c.takeSessions(ctx, p, []stripeapi.Answer{a}, false)
 		c.progress()
-		var ours databaseError
-		if errors.As(err, &ours) {
+		if ours, ok := errors.AsType[databaseError](err); ok {
 			return ours.error
 		}
 		return err

@@ -13,8 +13,9 @@ const (
 	turnName = "reconcile"
 	// turnLease is after how long the turn of a replica that was killed is over.
 	turnLease = time.Minute
-	// retryAfter is how long a run that was not complete is left alone.
-	retryAfter = 10 * time.Minute
+	// retryAfter is how long a run that was not complete is left alone at most:
+	// the next one begins where that did, and may take as long.
+	retryAfter = time.Hour
 )
 
 var errTurnLost = errors.New("another replica has taken over")

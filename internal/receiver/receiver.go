@@ -237,7 +237,7 @@ func (r *Receiver) deliver(q *http.Request, begun time.Time, buf *[]byte) (v ver
 	}
 
 	e.Source, e.SecretName, e.ReceivedAt = events.SourceWebhook, secret.Name(), now
-	outcome, code, err := r.record(q.Context(), e, begun)
+	outcome, code, err := r.record(e, begun)
 	if code != "" {
 		return r.refuse(code, e, err)
 	}
@@ -251,10 +251,10 @@ func (r *Receiver) otherMode(e *events.Event) bool {
 }
 
 // record hands an event to the store and names the reason if that fails.
-func (r *Receiver) record(ctx context.Context, e *events.Event, begun time.Time) (events.Outcome, string, error) {
-	// A client that hangs up must not abort the commit: Stripe would count a
-	// failure and send again what may stand already.
-	ctx, cancel := context.WithDeadline(context.WithoutCancel(ctx), begun.Add(r.timeout))
+func (r *Receiver) record(e *events.Event, begun time.Time) (events.Outcome, string, error) {
+	// Not of the request's context: a client that hangs up must not abort the
+	// commit. Stripe would count a failure and send again what may stand already.
+	ctx, cancel := context.WithDeadline(context.Background(), begun.Add(r.timeout))
 	defer cancel()
 
 	outcome, err := r.store.Record(ctx, e)

@@ -124,7 +124,9 @@ func (s *Store) decide(orders []*order, v *view) *writes {
 
 func (s *Store) take(standing *session, e *events.Event, v *view, w *writes) events.Outcome {
 	if e.Kind == events.Snapshot {
-		s.carry(&carried{&e.Session, events.Carrier{Key: e.Key(), Twin: e.Twin()}, "event", e.ReceivedAt, nil}, v, w)
+		if e.Session.Outputs != nil || e.Session.Details != nil {
+			s.carry(&carried{&e.Session, events.Carrier{Key: e.Key(), Twin: e.Twin()}, "event", e.ReceivedAt, nil}, v, w)
+		}
 		outcome := standing.Take(e)
 		e.Filled = slices.Contains(standing.Filled, e.ID)
 		return outcome

@@ -1,7 +1,6 @@
 package repo
 
 import (
-	"bytes"
 	"context"
 	"slices"
 	"strconv"
@@ -29,8 +28,10 @@ type session struct {
 	bare    bool // made by the lock, empty so far
 	wasGone bool // redacted before
 	wanted  wanted
-	digest  []byte // of the options and metadata that the row has
-	touched bool   // by an order
+	touched bool // by an order
+
+	digest      [16]byte // of the options and metadata that the row has; zero if unknown
+	sameContent bool     // nothing has to be written of them
 }
 
 const (
@@ -190,7 +191,8 @@ func (v *view) sessionReader(n int) func(*row) {
 		if err != nil {
 			r.err = err
 		}
-		s.Births, s.Redacted, s.Hidden, s.ToldBy, s.digest = births, r.bool(), r.bool(), r.str(), bytes.Clone(r.raw())
+		s.Births, s.Redacted, s.Hidden, s.ToldBy = births, r.bool(), r.bool(), r.str()
+		copy(s.digest[:], r.raw())
 		s.bare = s.LastEventID == "" && !s.Redacted
 		s.wasGone = s.Redacted
 		s.wanted = wanted{s.NeedsRefresh && !s.Hidden, s.OutputsWantedSince}

@@ -145,7 +145,7 @@ func drawAnswer(t *rapid.T, session string) events.Answer {
 	from := start + rapid.IntRange(-1, 6).Draw(t, "asked at")
 	until := from + rapid.IntRange(0, 2).Draw(t, "answered after")
 	return events.Answer{
-		Account: events.Some("acct_1"), From: time.Unix(int64(from), 0), Until: time.Unix(int64(until), 0), Session: c, Outputs: rapid.Bool().Draw(t, "asked for outputs"),
+		Account: events.Some("acct_1"), Context: events.Some("org_1"), From: time.Unix(int64(from), 0), Until: time.Unix(int64(until), 0), Session: c, Outputs: rapid.Bool().Draw(t, "asked for outputs"),
 	}
 }
 

@@ -95,7 +95,8 @@ func (s *Store) Prunable(ctx context.Context, r Retention) (Pruned, error) {
 		if !step.gone.IsZero() {
 			args = append(args, step.gone)
 		}
-		if err := s.pool.QueryRow(ctx, step.count, args...).Scan(counts...); err != nil {
+		err := s.looking(ctx, func(tx pgx.Tx) error { return tx.QueryRow(ctx, step.count, args...).Scan(counts...) })
+		if err != nil {
 			return would, plain("count "+step.what, err)
 		}
 	}
@@ -170,14 +171,29 @@ func (s *Store) pruning(ctx context.Context, r Retention, p *Pruned) (steps []pr
 	return steps, nil
 }
 
+// looking is for statements that read a table as a whole. To compile them
+// takes longer than to run them.
+func (s *Store) looking(ctx context.Context, look func(pgx.Tx) error) error {
+	return pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `SET LOCAL jit = off`); err != nil {
+			return err
+		}
+		return look(tx)
+	})
+}
+
 // aged is something that is older than retention says.
 type aged struct{ Session, Key string }
 
 // prune takes a step until nothing is found, or nothing but what is held.
 func (s *Store) prune(ctx context.Context, step pruneStep, progress func()) (held int64, err error) {
 	for {
-		rows, _ := s.pool.Query(ctx, step.find, pgx.QueryExecModeExec, step.before, pruneRound) // CollectRows tells the error
-		found, err := pgx.CollectRows(rows, pgx.RowToStructByPos[aged])
+		var found []aged
+		err := s.looking(ctx, func(tx pgx.Tx) (err error) {
+			rows, _ := tx.Query(ctx, step.find, pgx.QueryExecModeExec, step.before, pruneRound) // CollectRows tells the error
+			found, err = pgx.CollectRows(rows, pgx.RowToStructByPos[aged])
+			return err
+		})
 		if err != nil {
 			return 0, err
 		}
@@ -344,16 +360,22 @@ CROSS JOIN LATERAL (
     SELECT min(told_until) AS first FROM stripe_identity.answers WHERE session_id = s.id AND told_until >= c.cut
 ) a
 WHERE s.status_changed_at IS NOT NULL AND NOT EXISTS (
-    SELECT FROM stripe_identity.quarantined_events WHERE session_id = s.id AND resolved_at IS NULL)`
+    SELECT FROM stripe_identity.quarantined_events WHERE session_id = s.id AND resolved_at IS NULL)
+OFFSET 0` // once for a session, not wherever it is used
 
+	// Most sessions are told apart by their first row.
 	sqlOldHistory = `
 SELECT s.id, s.id
 FROM (SELECT $1::timestamptz AS before) b
 CROSS JOIN stripe_identity.verification_sessions s
 CROSS JOIN LATERAL (` + sqlCut + `
 ) cut
-WHERE EXISTS (SELECT FROM stripe_identity.status_transitions WHERE session_id = s.id AND occurred_at < cut.cut)
-   OR EXISTS (SELECT FROM stripe_identity.answers WHERE session_id = s.id AND told_until < cut.cut)
+WHERE (EXISTS (SELECT FROM stripe_identity.status_transitions
+               WHERE session_id = s.id AND occurred_at < least($1, s.status_changed_at, s.last_event_created_at, s.fetched_from))
+    OR EXISTS (SELECT FROM stripe_identity.answers
+               WHERE session_id = s.id AND told_until < least($1, s.status_changed_at, s.last_event_created_at, s.fetched_from)))
+  AND (EXISTS (SELECT FROM stripe_identity.status_transitions WHERE session_id = s.id AND occurred_at < cut.cut)
+    OR EXISTS (SELECT FROM stripe_identity.answers WHERE session_id = s.id AND told_until < cut.cut))
 LIMIT $2`
 	sqlCountHistory = `
 SELECT coalesce(sum((SELECT count(*) FROM stripe_identity.status_transitions WHERE session_id = s.id AND occurred_at < cut.cut)), 0)::bigint,

@@ -266,21 +266,53 @@ func TestOutputsThatWerePrunedAreNotWantedAgain(t *testing.T) {
 	if err := store.Tell(t.Context(), answered(t, s, ago(99*day))); err != nil {
 		t.Fatalf("tell: %v", err)
 	}
+	// Newer than the answer that had the outputs: an event and an answer.
+	tell(t, store, s.Verified(ago(98*day)).Body)
+	state := &events.Answer{From: ago(97 * day), Until: ago(97 * day), Session: answered(t, s, ago(98*day)).Session}
+	state.Session.Outputs, state.Session.Details = nil, nil
+	if err := store.Tell(t.Context(), state); err != nil {
+		t.Fatalf("tell: %v", err)
+	}
 	age(t, url, 99*day)
 	got := prune(t, store, repo.Retention{Outputs: 90 * day, History: 40 * day})
 	if got.Outputs != 1 || got.Details != 1 || got.Transitions == 0 {
 		t.Errorf("pruned %+v", got)
 	}
 	// Every write settles anew what is wanted.
-	if err := store.Tell(t.Context(), &events.Answer{From: ago(day), Until: ago(day), Session: answered(t, s, ago(99*day)).Session}); err != nil {
+	state.From, state.Until = ago(day), ago(day)
+	if err := store.Tell(t.Context(), state); err != nil {
 		t.Fatalf("tell: %v", err)
 	}
 	tell(t, store, s.Twin(all[6]).Body)
 	if wanted := left(t, url, "id", "verification_sessions", "outputs_wanted_since IS NOT NULL"); len(wanted) > 0 {
 		t.Errorf("outputs are wanted of %q", wanted)
 	}
-	if n := len(left(t, url, "id", "status_transitions", "event_type LIKE '%verified'")); n != 1 {
-		t.Errorf("verified %d times", n)
+	if n := len(left(t, url, "id", "status_transitions", "event_type LIKE '%verified'")); n != 2 {
+		t.Errorf("verified %d times, want 2", n)
+	}
+}
+
+func TestPruningKeepsWhenStripeWasAsked(t *testing.T) {
+	t.Parallel()
+	url := pgtest.Database(t)
+	store := open(t, url)
+	s, all := long(t, "vs_1", 100*day)
+	tell(t, store, bodiesOf(all)...)
+	if err := store.Tell(t.Context(), answered(t, s, ago(99*day))); err != nil {
+		t.Fatalf("tell: %v", err)
+	}
+	tell(t, store, s.Processing(ago(98*day)).Body, s.RequiresInput(ago(97*day), "document_expired").Body)
+	age(t, url, 97*day)
+	asked := func() string {
+		return one(t, url, `SELECT concat_ws(' ', fetched_from, fetched_until) FROM stripe_identity.verification_sessions`)[0]
+	}
+	before := asked()
+	if got := prune(t, store, repo.Retention{History: 40 * day}); got.Transitions != 6 {
+		t.Errorf("pruned %+v, want 6 transitions", got)
+	}
+	tell(t, store, s.Processing(ago(day)).Body) // every write settles it anew
+	if after := asked(); after != before || before == "" {
+		t.Errorf("asked at %q, and before pruning at %q", after, before)
 	}
 }
 

@@ -132,7 +132,7 @@ func (s *Store) replay(ctx context.Context, id string) (Replayed, error) {
 	switch {
 	case err != nil || e.ID != id:
 		r.Why = kept.Reason
-		return r, nil
+		return r, nil //nolint:nilerr // that it stays is the answer
 	case e.Kind != events.Snapshot && e.Kind != events.Thin:
 		r.Why = e.Fault
 		return r, nil

@@ -27,17 +27,21 @@ import (
 // recorded, or, if the connection broke during COMMIT or ctx ended meanwhile,
 // the next delivery of the event is a duplicate.
 func (s *Store) Record(ctx context.Context, e *events.Event) (events.Outcome, error) {
-	o := &order{event: e, done: make(chan error, 1)}
+	o := s.orders.Get().(*order)
+	o.event = e
 	o.deadline, _ = ctx.Deadline()
 	if err := s.enqueue(o); err != nil {
 		return "", fmt.Errorf("record event %s: %w", e.ID, err)
 	}
 	select {
 	case err := <-o.done:
+		outcome := o.outcome
+		*o = order{done: o.done} // who answered has let go of it
+		s.orders.Put(o)
 		if err != nil {
 			return "", fmt.Errorf("record event %s: %w", e.ID, err)
 		}
-		return o.outcome, nil
+		return outcome, nil
 	case <-ctx.Done():
 		return "", fmt.Errorf("record event %s: %w", e.ID, ctx.Err())
 	}

@@ -77,6 +77,7 @@ type Store struct {
 	queue      queue
 	lane       *lane
 	pipelines  sync.Pool // of *pipeline
+	orders     sync.Pool // of *order, that carry events
 	committers sync.WaitGroup
 }
 
@@ -102,6 +103,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	s := &Store{pool: pool, opt: o, queue: queue{ch: make(chan *order, o.QueueLength)}}
 	s.metrics = newMetrics(o.Registry, pool, func() float64 { return float64(len(s.queue.ch)) })
 	s.lane = newLane(s)
+	s.orders.New = func() any { return &order{done: make(chan error, 1)} }
 	prepares, words := cfg.ConnConfig.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement, vocabulary()
 	s.pipelines.New = func() any { return &pipeline{prepares: prepares, words: words} }
 	for range o.Committers {

@@ -122,7 +122,8 @@ FROM pg_class c
 JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 WHERE c.relnamespace = 'stripe_identity'::regnamespace AND c.relkind IN ('r', 'p', 'v')`) {
 			table, column := row[0].(string), row[1].(string)
-			want := []any{table, column, !personal(table, column), true, true, false}
+			notes := table == "pii_reads" && slices.Contains([]string{"who", "command", "session_id"}, column)
+			want := []any{table, column, !personal(table, column), true, true, notes}
 			if diff := cmp.Diff(want, row); diff != "" {
 				t.Errorf("rights on %s.%s: reader, pii_reader and writer read, readers write (-want +got):\n%s", table, column, diff)
 			}
@@ -163,6 +164,46 @@ WHERE c.relnamespace = 'stripe_identity'::regnamespace AND c.relkind IN ('r', 'p
 			if err := conn.Close(t.Context()); err != nil {
 				t.Errorf("disconnect: %v", err)
 			}
+		}
+	})
+
+	t.Run("readers look at sessions by the commands", func(t *testing.T) {
+		asReader, asPIIReader := open(t, reader), open(t, piiReader)
+		for _, s := range []*repo.Store{asReader, asPIIReader} {
+			if _, err := s.Session(t.Context(), "vs_1"); err != nil {
+				t.Errorf("session: %v", err)
+			}
+			if _, _, err := s.Quarantine(t.Context(), 10); err != nil {
+				t.Errorf("quarantine: %v", err)
+			}
+		}
+		who := repo.Reader{Who: "test", Command: "session"}
+		if v, err := asReader.SessionWithOutputs(t.Context(), "vs_1", who); v != nil || err == nil || !strings.Contains(err.Error(), denied) {
+			t.Errorf("a reader sees outputs: %+v, %v", v, err)
+		}
+		if x, err := asReader.Export(t.Context(), "vs_1", who); x != nil || err == nil || !strings.Contains(err.Error(), denied) {
+			t.Errorf("a reader exports: %+v, %v", x, err)
+		}
+		if _, err := asPIIReader.SessionWithOutputs(t.Context(), "vs_1", who); err != nil {
+			t.Errorf("a reader of personal data sees no outputs: %v", err)
+		}
+		if _, err := asPIIReader.Export(t.Context(), "vs_1", who); err != nil {
+			t.Errorf("a reader of personal data exports nothing: %v", err)
+		}
+		if n := len(one(t, url, `SELECT who FROM stripe_identity.pii_reads WHERE who = 'test'`)); n != 2 {
+			t.Errorf("%d reads are recorded, want 2", n)
+		}
+		conn := connect(t, piiReader)
+		for _, sql := range []string{
+			`INSERT INTO stripe_identity.pii_reads (who, command, at) VALUES ('x', 'session', now() - interval '1 year')`,
+			`UPDATE stripe_identity.pii_reads SET who = 'nobody'`, `DELETE FROM stripe_identity.pii_reads`,
+		} {
+			if _, err := conn.Exec(t.Context(), sql); code(err) != denied {
+				t.Errorf("a reader may %s: %v", sql, err)
+			}
+		}
+		if err := conn.Close(t.Context()); err != nil {
+			t.Errorf("disconnect: %v", err)
 		}
 	})
 
@@ -210,6 +251,16 @@ WHERE (t.xid, t.id) > ('0', 0) AND t.xid < pg_snapshot_xmin(pg_current_snapshot(
 		} {
 			execute(t, writer, sql)
 		}
+	})
+
+	t.Run("a writer prunes and replays", func(t *testing.T) {
+		e := newSession(4, "vs_4").Created(at(0))
+		shelve(t, url, store, e)
+		if r := replay(t, store, e.ID)[0]; r.Outcome != events.Applied {
+			t.Errorf("replay: %+v", r)
+		}
+		age(t, url, 100*day)
+		prune(t, store, repo.Retention{Payloads: day, Quarantine: day, Outputs: day, History: day})
 	})
 
 	t.Run("a writer does not rewrite the past or the schema", func(t *testing.T) {

@@ -1,7 +1,6 @@
 package repo
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
@@ -407,9 +406,9 @@ func (w *writes) addSessions(p *pipeline, after *pgx.Batch) {
 	if len(rows) == 0 {
 		return
 	}
-	contents := make([]content, len(rows))
-	for i, s := range rows {
-		contents[i] = contentOf(s)
+	var text []byte
+	for _, s := range rows {
+		text = s.digestContent(text[:0])
 	}
 	p.add(sqlWriteSessions, nil)
 	strs(p, rows, func(s *session) string { return s.ID })
@@ -440,9 +439,9 @@ func (w *writes) addSessions(p *pipeline, after *pgx.Batch) {
 	optional(p, rows, func(s *session) string { return s.ToldBy })
 	times(p, rows, (*session).AskedAt)
 	times(p, rows, (*session).AnsweredAt)
-	docs(p, contents, func(c content) []byte { return c.options })
-	docs(p, contents, func(c content) []byte { return c.metadata })
-	digests(p, contents, func(c content) []byte { return c.digest })
+	docs(p, rows, func(s *session) []byte { return s.unlessSame(s.Options) })
+	docs(p, rows, func(s *session) []byte { return s.unlessSame(s.Metadata) })
+	digests(p, rows, func(s *session) []byte { return s.unlessSame(s.digest[:]) })
 	for _, s := range rows {
 		if s.Reload != "" {
 			after.Queue(sqlReload, s.ID, s.Reload)
@@ -450,23 +449,27 @@ func (w *writes) addSessions(p *pipeline, after *pgx.Batch) {
 	}
 }
 
-// content is what is written of a session's options and metadata: nothing, not
-// even a digest, if they are what stands.
-type content struct{ options, metadata, digest []byte }
-
-func contentOf(s *session) content {
+// digestContent settles whether options and metadata have to be written. It
+// uses text, and answers it for its next use.
+func (s *session) digestContent(text []byte) []byte {
 	if !s.Renewed {
-		return content{}
+		s.sameContent = true
+		return text
 	}
-	h := sha256.New()
-	h.Write(binary.AppendUvarint(nil, uint64(len(s.Options))))
-	h.Write(s.Options)
-	h.Write(s.Metadata)
-	digest := h.Sum(nil)[:16]
-	if bytes.Equal(digest, s.digest) {
-		return content{}
+	text = binary.AppendUvarint(text, uint64(len(s.Options)))
+	text = append(append(text, s.Options...), s.Metadata...)
+	sum := sha256.Sum256(text)
+	digest := [16]byte(sum[:])
+	s.sameContent, s.digest = digest == s.digest, digest
+	return text
+}
+
+// unlessSame is nothing if the row has the content already.
+func (s *session) unlessSame(column []byte) []byte {
+	if s.sameContent {
+		return nil
 	}
-	return content{s.Options, s.Metadata, digest}
+	return column
 }
 
 func (w *writes) queueOutputs(b *pgx.Batch, wants func(string) bool) {
