@@ -87,6 +87,7 @@ func serve(ctx context.Context, cfg *Config, log *zap.Logger, ready func(address
 		NoOutputs: !cfg.OutputFields.All && len(cfg.OutputFields.Names) == 0,
 		Asks:      func(live bool) bool { _, ok := key(live); return ok },
 		Wake:      wake,
+		Told:      func(t *events.Step) { rcv.CountTold(t) },
 		Registry:  reg,
 	}
 	store, err := repo.Open(ctx, options)

@@ -85,6 +85,7 @@ type number struct {
 type parser struct {
 	dec    *jsontext.Decoder
 	src    bytes.Buffer
+	body   []byte // what src was made of
 	out    []byte // the sanitised copy
 	name   []byte // scratch for member names
 	text   []byte // scratch for string values
@@ -137,7 +138,7 @@ var parsers = sync.Pool{New: func() any { return &parser{dec: jsontext.NewDecode
 
 func (p *parser) reset(body []byte, pol policy, depth int) {
 	*p = parser{dec: p.dec, out: p.out[:0], name: p.name[:0], text: p.text[:0], vs: p.vs[:0], policy: pol, depth: depth, version: p.version}
-	p.src = *bytes.NewBuffer(body)
+	p.body, p.src = body, *bytes.NewBuffer(body)
 	p.dec.Reset(&p.src, jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
 }
 
@@ -537,22 +538,25 @@ func (p *parser) whole(presence *Presence, dst *[]byte, pol policy) error {
 		return p.nested(presence, elsewhere)
 	}
 	*presence = Present
-	raw, err := p.dec.ReadValue()
+	start, mark := p.dec.InputOffset(), len(p.out)
+	outer, sawWithheld, sawRedaction := p.policy, p.sawWithheld, p.sawRedaction
+	p.policy, p.sawWithheld = pol, false
+	err := p.members(elsewhere)
+	withheld := p.sawWithheld
+	p.policy, p.sawWithheld, p.sawRedaction = outer, sawWithheld, sawRedaction
 	if err != nil {
 		return err
 	}
-	copied, withheld, err := p.copyOf(raw, pol)
-	if err != nil {
-		return err
-	}
-	*dst = copied
+	*dst = bytes.Clone(p.out[mark:])
 	if withheld {
 		p.s.MetadataApart = p.s.MetadataApart || pol == all
-		if copied, _, err = p.copyOf(raw, strict); err != nil {
+		raw := bytes.TrimLeft(p.body[start:p.dec.InputOffset()], ": \t\r\n")
+		copied, _, err := p.copyOf(raw, strict)
+		if err != nil {
 			return err
 		}
+		p.out = append(p.out[:mark], copied...)
 	}
-	p.out = append(p.out, copied...)
 	return nil
 }
 

@@ -3,6 +3,7 @@ package jobs_test
 import (
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -119,6 +120,39 @@ func TestASessionWhoseEventsAreTiedIsAskedFor(t *testing.T) {
 	w.served(t)
 	w.wants(t, `SELECT concat(needs_refresh, ' ', status) FROM stripe_identity.verification_sessions`, "f requires_input")
 	w.wants(t, `SELECT count(*)::text FROM stripe_identity.status_transitions WHERE source = 'api'`, "0")
+}
+
+func TestATransitionThatOnlyTheAPITellsIsCountedOnce(t *testing.T) {
+	t.Parallel()
+	var mu sync.Mutex
+	var told []string
+	w := newWorld(t, full, func(_ *stripeapi.Options, o *repo.Options, _ *jobs.Options) {
+		o.Told = func(s *events.Step) {
+			mu.Lock()
+			defer mu.Unlock()
+			told = append(told, s.Type+" "+s.State.ErrorCode)
+		}
+	}).start(t)
+	s, at := w.src.Session(scenario.SessionOptions{Livemode: true}), time.Now().Add(-time.Hour)
+	created, processing := s.Created(at), s.Processing(at)
+	failed := s.RequiresInput(at.Add(time.Minute), "document_expired") // Stripe knows it, we are not told
+	w.Tell(s, failed)
+	w.deliver(t, processing, created) // a tie: the session is asked for
+	w.served(t)
+	w.wants(t, `SELECT count(*)::text FROM stripe_identity.status_transitions WHERE source = 'api' AND error_code = 'document_expired'`, "1")
+	e, err := events.Parse(failed.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.Source, e.ReceivedAt = events.SourceWebhook, time.Now()
+	if _, err := w.store.Record(t.Context(), e); err != nil || !e.Filled {
+		t.Errorf("the late event: %v; it fills the row: %t", err, e.Filled)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if diff := cmp.Diff([]string{"identity.verification_session.requires_input document_expired"}, told); diff != "" {
+		t.Errorf("told (-want +got):\n%s", diff)
+	}
 }
 
 func TestWhatTheKeyMayNotReadIsNamedAndTheRestIsStored(t *testing.T) {

@@ -149,6 +149,22 @@ func (m *metrics) delivery(v *verdict) {
 	}
 }
 
+// told counts a transition that only Stripe's API told.
+func (m *metrics) told(t *events.Step) {
+	live := t.Livemode.Label()
+	m.transitions.WithLabelValues(events.StatusLabel(events.Some(t.State.Status)), live).Inc()
+	if t.Type == events.TypeRequiresInput {
+		code := events.Text{}
+		if t.State.ErrorCode != "" {
+			code = events.Some(t.State.ErrorCode)
+		}
+		m.failures.WithLabelValues(events.CodeLabel(code), events.SessionTypeLabel(t.Session), live).Inc()
+	}
+	if t.State.Redaction != "" {
+		m.redactions.WithLabelValues(events.RedactionLabel(t.State.Redaction)).Inc()
+	}
+}
+
 // recorded counts what an event tells that was committed at now.
 func (m *metrics) recorded(e *events.Event, o events.Outcome, now time.Time) {
 	if e.Source == events.SourceReconcile {

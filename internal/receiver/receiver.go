@@ -138,6 +138,10 @@ func (r *Receiver) Count(e *events.Event, o events.Outcome) {
 	r.metrics.recorded(e, o, r.now())
 }
 
+// CountTold adds a transition that Stripe's API told before any event did. The
+// event that tells it later is not counted again.
+func (r *Receiver) CountTold(t *events.Step) { r.metrics.told(t) }
+
 // Drain makes every answer from now on carry Connection: close. Deliveries are
 // still recorded.
 func (r *Receiver) Drain() { r.phase.CompareAndSwap(open, draining) }
@@ -164,7 +168,9 @@ func (r *Receiver) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	// It also bounds how long net/http drains a body that nobody has read. Only
 	// a writer without a connection has no deadlines.
 	_ = http.NewResponseController(w).SetReadDeadline(begun.Add(r.timeout / 2))
-	if r.phase.Load() != open {
+	if r.phase.Load() != open || len(q.TransferEncoding) > 0 {
+		// RFC 9112, 6.1: chunks beside a Content-Length may hide a second request.
+		// net/http does not tell whether there was one.
 		w.Header()["Connection"] = closeConnection
 	}
 	switch {

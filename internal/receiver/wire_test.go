@@ -223,6 +223,18 @@ func TestConnectionSurvivesASlowCommit(t *testing.T) {
 	}
 }
 
+// A request with both lengths may carry a second one (RFC 9112, 6.1).
+func TestChunksEndTheConnection(t *testing.T) {
+	t.Parallel()
+	svc := newService(t, nopStore)
+	second := "POST " + path + " HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"
+	conn := dial(t, svc.listen(t), "POST "+path+" HTTP/1.1\r\nHost: x\r\nContent-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"+second)
+	all, err := io.ReadAll(conn)
+	if n := strings.Count(string(all), "HTTP/1.1 "); err != nil || n != 1 || !strings.Contains(string(all), "Connection: close") {
+		t.Errorf("%d answers, %v, want one and the end:\n%s", n, err, all)
+	}
+}
+
 func TestDrain(t *testing.T) {
 	t.Parallel()
 	body := fixture(t, "verified")

@@ -21,7 +21,8 @@ type writes struct {
 	arrived     []string // event ids that thin events waited for
 	wishes      []string // sessions of which something new is wanted from the API
 	served      []*Wish
-	advanced    bool // there are new transitions
+	told        []*events.Step // rows that only the API told
+	advanced    bool           // there are new transitions
 
 	isGone        func(sessionID string) bool
 	snapshotKnown func(thin *events.Event) bool
@@ -34,6 +35,21 @@ type carried struct {
 	source     string // event or api
 	at         time.Time
 	unreadable []string
+}
+
+// unexplained are the new rows of a session that no event tells.
+func unexplained(standing *session) (steps []*events.Step) {
+	for i := range standing.Steps {
+		if t := &standing.Steps[i]; t.Answer && t.Shown && t.Row == 0 {
+			steps = append(steps, t)
+		}
+	}
+	return steps
+}
+
+// isReconciles reports whether reconcile brought it.
+func (o *order) isReconciles() bool {
+	return o.answer != nil && o.wish == nil || o.event != nil && o.event.Source == events.SourceReconcile
 }
 
 // decide folds the orders, one after the other, into what stands.
@@ -92,6 +108,7 @@ func (s *Store) decide(orders []*order, v *view) *writes {
 			}
 		}
 		standing.touched = true
+		standing.loud = standing.loud || !o.isReconciles()
 	}
 	for id, standing := range v.sessions {
 		switch {
@@ -102,6 +119,9 @@ func (s *Store) decide(orders []*order, v *view) *writes {
 				standing.OutputsWantedSince = time.Time{}
 			}
 			w.sessions = append(w.sessions, standing)
+			if standing.loud {
+				w.told = append(w.told, unexplained(standing)...)
+			}
 			if s.wishes(&standing.Standing, standing.wanted) {
 				w.wishes = append(w.wishes, id)
 			}

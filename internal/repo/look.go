@@ -29,6 +29,7 @@ type session struct {
 	wasGone bool // redacted before
 	wanted  wanted
 	touched bool // by an order
+	loud    bool // and not only by reconcile's
 
 	digest      [16]byte // of the options and metadata that the row has; zero if unknown
 	sameContent bool     // nothing has to be written of them

@@ -93,7 +93,7 @@ func (s *Store) Prunable(ctx context.Context, r Retention) (Pruned, error) {
 		}
 		args := []any{pgx.QueryExecModeExec, step.before}
 		if !step.gone.IsZero() {
-			args = append(args, step.gone)
+			args = []any{pgx.QueryExecModeExec, step.gone, step.before}
 		}
 		err := s.looking(ctx, func(tx pgx.Tx) error { return tx.QueryRow(ctx, step.count, args...).Scan(counts...) })
 		if err != nil {
@@ -109,7 +109,7 @@ type pruneStep struct {
 	before time.Time
 	gone   time.Time // from before when a step before this one takes the rows as a whole
 	find   string    // at most $2 things from before $1: session, or '' without one, and key
-	count  string    // of things from before $1: a column for each write; $2 is gone
+	count  string    // of things from before $1: a column for each write; with gone: from before $2, $1 is gone
 	writes []pruneWrite
 }
 
@@ -311,7 +311,7 @@ FROM stripe_identity.quarantined_events
 WHERE received_at < $1 AND payload IS NOT NULL
 LIMIT $2`
 	sqlCountShelved = `
-SELECT count(*) FROM stripe_identity.quarantined_events WHERE received_at < $1 AND received_at >= $2 AND payload IS NOT NULL`
+SELECT count(*) FROM stripe_identity.quarantined_events WHERE received_at >= $1 AND received_at < $2 AND payload IS NOT NULL`
 	sqlPruneShelved = `
 UPDATE stripe_identity.quarantined_events SET payload = NULL
 WHERE event_id = ANY ($1) AND received_at < $2 AND payload IS NOT NULL`
@@ -363,9 +363,11 @@ WHERE s.status_changed_at IS NOT NULL AND NOT EXISTS (
     SELECT FROM stripe_identity.quarantined_events WHERE session_id = s.id AND resolved_at IS NULL)
 OFFSET 0` // once for a session, not wherever it is used
 
-	// Most sessions are told apart by their first row.
-	sqlOldHistory = `
-SELECT s.id, s.id
+	// The sessions whose history begins before their cut from before $1. Most
+	// are told apart by the first row.
+	sqlCuts = `
+WITH cuts AS MATERIALIZED (
+SELECT s.id, cut.cut
 FROM (SELECT $1::timestamptz AS before) b
 CROSS JOIN stripe_identity.verification_sessions s
 CROSS JOIN LATERAL (` + sqlCut + `
@@ -375,15 +377,14 @@ WHERE (EXISTS (SELECT FROM stripe_identity.status_transitions
     OR EXISTS (SELECT FROM stripe_identity.answers
                WHERE session_id = s.id AND told_until < least($1, s.status_changed_at, s.last_event_created_at, s.fetched_from)))
   AND (EXISTS (SELECT FROM stripe_identity.status_transitions WHERE session_id = s.id AND occurred_at < cut.cut)
-    OR EXISTS (SELECT FROM stripe_identity.answers WHERE session_id = s.id AND told_until < cut.cut))
-LIMIT $2`
-	sqlCountHistory = `
-SELECT coalesce(sum((SELECT count(*) FROM stripe_identity.status_transitions WHERE session_id = s.id AND occurred_at < cut.cut)), 0)::bigint,
-       coalesce(sum((SELECT count(*) FROM stripe_identity.answers WHERE session_id = s.id AND told_until < cut.cut)), 0)::bigint
-FROM (SELECT $1::timestamptz AS before) b
-CROSS JOIN stripe_identity.verification_sessions s
-CROSS JOIN LATERAL (` + sqlCut + `
-) cut`
+    OR EXISTS (SELECT FROM stripe_identity.answers WHERE session_id = s.id AND told_until < cut.cut))`
+
+	sqlOldHistory = sqlCuts + `
+LIMIT $2)
+SELECT id, id FROM cuts`
+	sqlCountHistory = sqlCuts + `)
+SELECT (SELECT count(*) FROM cuts JOIN stripe_identity.status_transitions t ON t.session_id = cuts.id AND t.occurred_at < cuts.cut),
+       (SELECT count(*) FROM cuts JOIN stripe_identity.answers a ON a.session_id = cuts.id AND a.told_until < cuts.cut)`
 	sqlPruneTransitions = `
 DELETE FROM stripe_identity.status_transitions t
 USING (SELECT $2::timestamptz AS before) b
@@ -400,23 +401,16 @@ CROSS JOIN LATERAL (` + sqlCut + `
 ) cut
 WHERE s.id = ANY ($1) AND a.session_id = s.id AND a.told_until < cut.cut`
 
-	// Whether a transition t is before its session's cut.
-	sqlGoes = `EXISTS (
-    SELECT FROM stripe_identity.verification_sessions s
-    CROSS JOIN LATERAL (` + sqlCut + `
-    ) cut
-    WHERE s.id = t.session_id AND t.occurred_at < cut.cut)`
-
 	sqlOldReasons = `
 SELECT session_id, id::text
 FROM stripe_identity.status_transitions
 WHERE recorded_at < $1 AND (error_reason IS NOT NULL OR metadata IS NOT NULL)
 LIMIT $2`
-	sqlCountReasons = `
+	sqlCountReasons = sqlCuts + `)
 SELECT count(*)
-FROM (SELECT $2::timestamptz AS before) b
-CROSS JOIN stripe_identity.status_transitions t
-WHERE t.recorded_at < $1 AND (t.error_reason IS NOT NULL OR t.metadata IS NOT NULL) AND NOT ` + sqlGoes
+FROM stripe_identity.status_transitions t
+LEFT JOIN cuts ON cuts.id = t.session_id AND t.occurred_at < cuts.cut
+WHERE t.recorded_at < $2 AND (t.error_reason IS NOT NULL OR t.metadata IS NOT NULL) AND cuts.id IS NULL`
 	sqlPruneReasons = `
 UPDATE stripe_identity.status_transitions SET error_reason = NULL, metadata = NULL
 WHERE id = ANY ($1::text[]::bigint[]) AND recorded_at < $2 AND (error_reason IS NOT NULL OR metadata IS NOT NULL)`
@@ -429,12 +423,12 @@ FROM stripe_identity.events e
 WHERE e.received_at < $1 AND (e.type NOT LIKE 'v1.%' OR e.resolved_at IS NOT NULL)
   AND NOT EXISTS (SELECT FROM stripe_identity.status_transitions t WHERE t.event_id = e.event_id)
 LIMIT $2`
-	sqlCountEvents = `
+	sqlCountEvents = sqlCuts + `)
 SELECT count(*)
-FROM (SELECT $1::timestamptz AS before) b
-CROSS JOIN stripe_identity.events e
-WHERE e.received_at < b.before AND (e.type NOT LIKE 'v1.%' OR e.resolved_at IS NOT NULL)
-  AND NOT EXISTS (SELECT FROM stripe_identity.status_transitions t WHERE t.event_id = e.event_id AND NOT ` + sqlGoes + `)`
+FROM stripe_identity.events e
+LEFT JOIN stripe_identity.status_transitions t ON t.event_id = e.event_id
+LEFT JOIN cuts ON cuts.id = t.session_id AND t.occurred_at < cuts.cut
+WHERE e.received_at < $1 AND (e.type NOT LIKE 'v1.%' OR e.resolved_at IS NOT NULL) AND (t.event_id IS NULL OR cuts.id IS NOT NULL)`
 	sqlPruneEvents = `
 DELETE FROM stripe_identity.events e
 WHERE e.event_id = ANY ($1) AND e.received_at < $2 AND (e.type NOT LIKE 'v1.%' OR e.resolved_at IS NOT NULL)

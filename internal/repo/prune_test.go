@@ -316,6 +316,23 @@ func TestPruningKeepsWhenStripeWasAsked(t *testing.T) {
 	}
 }
 
+func TestACancellationIsFinalAfterPruningToo(t *testing.T) {
+	t.Parallel()
+	url := pgtest.Database(t)
+	store := open(t, url)
+	s := newSession(1, "vs_1")
+	tell(t, store, s.Created(ago(101*day)).Body, s.Canceled(ago(100*day)).Body,
+		edit(t, s.Redacted(ago(99*day)).Body, map[string]any{"data.object.status": "verified"})) // the newest word on the status
+	age(t, url, 99*day)
+	if got := prune(t, store, repo.Retention{History: 40 * day}); got.Transitions != 1 {
+		t.Errorf("pruned %+v, want the birth", got)
+	}
+	late := edit(t, s.RequiresInput(ago(day), "abandoned").Body, map[string]any{"data.object.redaction": nil})
+	if got := tell(t, store, late); got[0] != events.Stale {
+		t.Errorf("what came after the cancellation is %s", got[0])
+	}
+}
+
 func TestATombstoneOutlivesItsHistory(t *testing.T) {
 	t.Parallel()
 	url := pgtest.Database(t)

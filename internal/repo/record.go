@@ -73,7 +73,7 @@ type order struct {
 	event  *events.Event
 	about  string         // the session, without an event
 	answer *events.Answer // nil: a redaction
-	wish   *Wish          // that the answer serves; or nil
+	wish   *Wish          // that the answer serves; nil: reconcile's
 
 	deadline time.Time  // when nobody waits for it any more; zero for never
 	done     chan error // buffered: whoever waited may have gone
@@ -302,6 +302,7 @@ func (s *Store) transact(ctx context.Context, orders []*order, lockTimeout time.
 	}
 	defer conn.Release()
 	begun := time.Now()
+	var told []*events.Step
 	defer func() {
 		if p := recover(); p != nil {
 			// A fault of ours that one event brings out must not end the process
@@ -320,6 +321,9 @@ func (s *Store) transact(ctx context.Context, orders []*order, lockTimeout time.
 			}
 			return
 		}
+		for _, step := range told {
+			s.opt.Told(step)
+		}
 		s.metrics.commitDuration.Observe(time.Since(begun).Seconds())
 		s.metrics.commitEvents.Observe(float64(len(orders)))
 	}()
@@ -331,6 +335,9 @@ func (s *Store) transact(ctx context.Context, orders []*order, lockTimeout time.
 		return err
 	}
 	w := s.decide(orders, v)
+	if s.opt.Told != nil {
+		told = w.told
+	}
 	if err := s.wake(ctx, conn.Conn(), w); err != nil {
 		return err
 	}

@@ -51,6 +51,9 @@ type Options struct {
 	NoOutputs bool
 	// Asks says whether Stripe's API can be asked about sessions of a mode; nil for never.
 	Asks func(live bool) bool
+	// Told is called after COMMIT with each transition that the API told before any
+	// event did, but for those that reconcile brought.
+	Told func(*events.Step)
 	// Wake is told, in the transaction that makes them, of wishes of these
 	// sessions. The transaction is not its to end.
 	Wake func(ctx context.Context, tx pgx.Tx, sessionIDs []string) error
