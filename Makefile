@@ -18,7 +18,7 @@ dev: postgres build ## Run everything on this machine; Ctrl-C stops it
 
 .PHONY: test
 test: postgres ## Run the tests, with the race detector
-	@go test -race ./...
+	@go test -race -timeout 30m ./...
 	@go -C internal/stripeapi/mocktest test ./...
 
 .PHONY: check
@@ -35,6 +35,8 @@ lint: | bin ## Check format, vet and the chosen linters
 FUZZ_TARGETS := \
 	internal/signature:FuzzVerify \
 	internal/events:FuzzParse \
+	internal/events:FuzzParseSession \
+	internal/events:FuzzThin \
 	internal/receiver:FuzzDelivery \
 	cmd/webhookd:FuzzConfig
 
@@ -56,6 +58,10 @@ fuzz-run: | bin
 .PHONY: bench
 bench: postgres ## Measure against a hand-written service (docs/performance.md); about 12 minutes
 	@go run ./bench
+
+.PHONY: torture
+torture: postgres ## Break it on purpose under a million deliveries (docs/reliability.md)
+	@go run ./torture
 
 .PHONY: vuln
 vuln: | bin ## Compare the dependencies with the Go vulnerability database (needs the network)

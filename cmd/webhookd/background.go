@@ -56,7 +56,7 @@ func newBackground(ctx context.Context, cfg *Config, options repo.Options, store
 // run adds the work to a group; it ends with ctx.
 func (b *background) run(ctx context.Context, group *errgroup.Group) {
 	group.Go(func() error { return b.worker.Run(ctx) })
-	group.Go(func() error { jobs.PruneEveryHour(ctx, b.store, retention(b.cfg), b.log); return nil })
+	group.Go(func() error { jobs.PruneRegularly(ctx, b.store, retention(b.cfg), b.log); return nil })
 	if b.cfg.ReconcileEvery > 0 {
 		group.Go(func() error { b.reconciler.Every(ctx, b.cfg.ReconcileEvery); return nil })
 	}

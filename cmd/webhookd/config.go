@@ -146,10 +146,10 @@ type environment struct {
 	Livemode                 value `split_words:"true" default:"any" desc:"'any', 'live' or 'test': events of the other mode are ignored and counted"`
 	OutputFields             value `split_words:"true" default:"all" desc:"which outputs are asked for and stored: 'all', 'none', or a list of 'first_name', 'last_name', 'dob', 'address', 'id_number', 'id_number_type', 'email', 'phone', 'sex', 'unparsed_place_of_birth', 'unparsed_sex'"`
 	OutputsWindow            value `split_words:"true" default:"48h" desc:"how long sensitive fields stay readable; '0' for IP-restricted keys"`
-	RetainPayloads           value `split_words:"true" default:"30d" desc:"payloads of events, from 'received_at'; the event ids stay at least 31 days"`
-	RetainQuarantine         value `split_words:"true" default:"90d" desc:"quarantined events, from 'received_at'"`
-	RetainOutputs            value `split_words:"true" default:"forever" desc:"outputs, from 'fetched_at'"`
-	RetainHistory            value `split_words:"true" default:"forever" desc:"sessions and transitions; tombstones stay for ever"`
+	RetainPayloads           value `split_words:"true" default:"30d" desc:"payloads of events, from 'received_at'; their rows stay"`
+	RetainQuarantine         value `split_words:"true" default:"90d" desc:"quarantined events, from 'received_at'; ids at least 31 days"`
+	RetainOutputs            value `split_words:"true" default:"forever" desc:"verified outputs and provided details, from 'fetched_at'"`
+	RetainHistory            value `split_words:"true" default:"forever" desc:"transitions, answers and event ids, at least 31 days; what the present state follows from, sessions and tombstones stay"`
 	ReconcileEvery           value `split_words:"true" default:"1h" desc:"how often to compare with Stripe’s API; '0': off"`
 	Notify                   value `split_words:"true" default:"true" desc:"'NOTIFY stripe_identity' with each commit that adds transitions"`
 	Committers               value `split_words:"true" default:"2" desc:"batches committed at the same time, 1 to 16"`

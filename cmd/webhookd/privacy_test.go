@@ -56,7 +56,9 @@ func TestPersonalDataStaysWhereItBelongs(t *testing.T) {
 	}
 
 	source, at := scenario.New(1), time.Now().Add(-time.Hour)
-	options := scenario.SessionOptions{Livemode: true, Metadata: map[string]string{"name": scenario.Marker, scenario.Marker: "x"}}
+	options := scenario.SessionOptions{Livemode: true, Metadata: map[string]string{
+		"name": scenario.Marker, scenario.Marker: "x", "document": scenario.Marker, // which no payload has
+	}}
 	live := func(id string) *scenario.Session {
 		options.ID, options.ClientReferenceID = id, "user-of-"+id
 		at = at.Add(time.Minute)
@@ -143,8 +145,25 @@ func TestPersonalDataStaysWhereItBelongs(t *testing.T) {
 	}
 	expectNone(t, "the database before redaction", dump(t, conn), never...)
 
-	deliver("applied", byStripe.Expanded(byStripe.Redacted(time.Now())).Body)
+	// The commands show nothing of it unasked. What one of them replays is
+	// erased below like the rest.
 	vars := env{"WEBHOOKD_DATABASE_URL": database}
+	var shown bytes.Buffer
+	for _, c := range []struct {
+		code int
+		args []string
+	}{
+		{exitDone, []string{"session", "vs_stripe"}}, {exitDone, []string{"session", "vs_stripe", "--json"}}, {exitDone, []string{"session", "vs_last"}},
+		{exitDone, []string{"quarantine", "list"}}, {exitDone, []string{"quarantine", "list", "--json"}},
+		{exitFailed, []string{"quarantine", "replay", "--all"}}, {exitFailed, []string{"session", "vs_unknown", "--show-outputs"}},
+		{exitDone, []string{"prune", "--dry-run"}}, {exitDone, []string{"prune"}},
+	} {
+		p := launch(t, t.TempDir(), vars, c.args...).exits(c.code)
+		fmt.Fprintln(&shown, p.stdout, p.log)
+	}
+	expectNone(t, "what commands show unasked", shown.String(), append(never, scenario.Marker)...)
+
+	deliver("applied", byStripe.Expanded(byStripe.Redacted(time.Now())).Body)
 	commands := launch(t, t.TempDir(), vars, "redact", "vs_id", "vs_last").exits(exitDone)
 	more := launch(t, t.TempDir(), vars, "redact", "--client-reference", "user-of-vs_reference").exits(exitDone)
 
@@ -170,6 +189,78 @@ func TestPersonalDataStaysWhereItBelongs(t *testing.T) {
 			t.Errorf("%s: only %q", where, text)
 		}
 		expectNone(t, where, text, never...)
+	}
+}
+
+// TestPostgreSQLsLogHoldsNothingPersonal reads its settings from where
+// operators read them, has PostgreSQL log every statement, and refuses a row.
+func TestPostgreSQLsLogHoldsNothingPersonal(t *testing.T) {
+	t.Parallel()
+	settings := map[string]string{"log_statement": "all", "log_min_duration_statement": "0"}
+	text, err := os.ReadFile("../../docs/privacy.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, block, _ := strings.Cut(string(text), "<!-- settings:begin -->\n```ini\n")
+	block, _, _ = strings.Cut(block, "```")
+	for line := range strings.Lines(block) {
+		line, _, _ = strings.Cut(line, "#")
+		name, value, _ := strings.Cut(line, "=")
+		settings[strings.TrimSpace(name)] = strings.TrimSpace(value)
+	}
+	if len(settings) != 6 {
+		t.Fatalf("settings: %v", settings)
+	}
+	server, err := pgdev.Start(t.Context(), pgdev.Options{Ephemeral: true, Settings: settings})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = server.Stop(context.Background()) })
+	database := server.URL("webhookd")
+	if _, err := repo.Migrate(t.Context(), database); err != nil {
+		t.Fatal(err)
+	}
+	conn := connect(t, database)
+	execute(t, conn, `ALTER TABLE stripe_identity.provided_details ADD CONSTRAINT nobody CHECK (email IS NULL)`)
+
+	source, vars := scenario.New(1), env{"WEBHOOKD_DATABASE_URL": database}
+	run := func(id string) (log string) {
+		s := begin(t, database)
+		session := source.Session(scenario.SessionOptions{ID: id, Metadata: map[string]string{"name": scenario.Marker}})
+		s.take(session.Created(time.Now()), session.RequiresInput(time.Now(), "abandoned"))
+		if a := s.deliver(session.Expanded(session.Verified(time.Now())).Body); a.Outcome != "quarantined" {
+			t.Errorf("a row that is refused: %d %s", a.Status, a.Body)
+		}
+		s.stop()
+		<-s.ended
+		for _, args := range [][]string{{"session", id, "--show-outputs"}, {"export", id}, {"quarantine", "list"}, {"prune"}, {"redact", id}} {
+			launch(t, t.TempDir(), vars, args...).exits(exitDone)
+		}
+		bytes, err := os.ReadFile(filepath.Join(server.Dir(), "postgres.log"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(bytes)
+	}
+	log := run("vs_1")
+	if !strings.Contains(log, "INSERT INTO stripe_identity.events") || !strings.Contains(log, `violates check constraint "nobody"`) {
+		t.Fatalf("statements and errors are not logged: %.2000s", log)
+	}
+	expectNone(t, "PostgreSQL's log", log, scenario.Marker)
+
+	// What each setting keeps out would be found.
+	for i, loosened := range []struct{ name, value, leaks string }{
+		{"log_error_verbosity", "default", `Failing row contains .*` + scenario.Marker},
+		{"log_parameter_max_length", "-1", `parameters: .*` + scenario.Marker}, // also DETAIL
+	} {
+		leaks := regexp.MustCompile(loosened.leaks)
+		if leaks.MatchString(log) {
+			t.Errorf("without %s there is %s", loosened.name, loosened.leaks)
+		}
+		execute(t, conn, `ALTER DATABASE webhookd SET `+loosened.name+` = '`+loosened.value+`'`)
+		if log = run(fmt.Sprint("vs_loose_", i)); !leaks.MatchString(log) {
+			t.Errorf("with %s = %s there is no %s: the test looks at the wrong place", loosened.name, loosened.value, loosened.leaks)
+		}
 	}
 }
 

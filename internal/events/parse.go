@@ -492,7 +492,7 @@ func (p *parser) extra(name string) error {
 	if err != nil {
 		return err
 	}
-	value, _, err := p.copyOf(raw, personal)
+	value, err := p.copyOf(raw, personal)
 	if err != nil || raw.Kind() == 'n' || last == "client_secret" || last == "url" ||
 		bytes.Contains(value, []byte(`"`+placeholder+`"`)) {
 		return err
@@ -551,7 +551,7 @@ func (p *parser) whole(presence *Presence, dst *[]byte, pol policy) error {
 	if withheld {
 		p.s.MetadataApart = p.s.MetadataApart || pol == all
 		raw := bytes.TrimLeft(p.body[start:p.dec.InputOffset()], ": \t\r\n")
-		copied, _, err := p.copyOf(raw, strict)
+		copied, err := p.copyOf(raw, strict)
 		if err != nil {
 			return err
 		}
@@ -560,15 +560,14 @@ func (p *parser) whole(presence *Presence, dst *[]byte, pol policy) error {
 	return nil
 }
 
-// copyOf is a clean copy of one value, and whether it has something that a
-// payload must not have.
-func (p *parser) copyOf(raw []byte, pol policy) (clean []byte, withheld bool, err error) {
+// copyOf is a clean copy of one value.
+func (p *parser) copyOf(raw []byte, pol policy) ([]byte, error) {
 	q := parsers.Get().(*parser)
 	defer parsers.Put(q)
 	q.reset(raw, pol, p.depth)
 	q.zeros = p.zeros
 	if err := q.value(); err != nil {
-		return nil, false, err
+		return nil, err
 	}
 	p.tooDeep = p.tooDeep || q.tooDeep
 	p.badNumber = p.badNumber || q.badNumber
@@ -576,7 +575,7 @@ func (p *parser) copyOf(raw []byte, pol policy) (clean []byte, withheld bool, er
 	if len(p.vs) == 0 {
 		p.vs = append(p.vs, q.vs...)
 	}
-	return bytes.Clone(q.out), q.sawWithheld, nil
+	return bytes.Clone(q.out), nil
 }
 
 // nested reads an object whose members have a meaning; dst tells what came instead.

@@ -11,14 +11,26 @@ import (
 )
 
 const (
-	// pruneEvery is how often what is older than retention says is taken away.
-	pruneEvery = time.Hour
-	pruneLook  = 5 * time.Minute
+	// Looking for what is old reads a lot: once a day for what is kept for weeks,
+	// and at most once an hour.
+	pruneMost, pruneLeast = 24 * time.Hour, time.Hour
+	pruneLook             = 5 * time.Minute
 )
 
-// PruneEveryHour takes away what is older than retention says, on one replica
+// pruneEvery is how often to prune: a tenth of the shortest retention.
+func pruneEvery(r repo.Retention) time.Duration {
+	every := pruneMost
+	for _, kept := range []time.Duration{r.Payloads, r.Quarantine, r.Outputs, r.History} {
+		if kept > 0 {
+			every = min(every, max(kept/10, pruneLeast))
+		}
+	}
+	return every
+}
+
+// PruneRegularly takes away what is older than retention says, on one replica
 // at a time, until ctx ends.
-func PruneEveryHour(ctx context.Context, store *repo.Store, r repo.Retention, log *zap.Logger) {
+func PruneRegularly(ctx context.Context, store *repo.Store, r repo.Retention, log *zap.Logger) {
 	tick := time.NewTicker(pruneLook)
 	defer tick.Stop()
 	for {
@@ -28,10 +40,10 @@ func PruneEveryHour(ctx context.Context, store *repo.Store, r repo.Retention, lo
 		case <-tick.C:
 		}
 		// Nobody gives it back: it is free again when the next run is due.
-		due, err := store.Lease(ctx, "prune", rand.Text(), pruneEvery)
+		due, err := store.Lease(ctx, "prune", rand.Text(), pruneEvery(r))
 		var pruned repo.Pruned
 		if err == nil && due {
-			pruned, err = store.Prune(ctx, r, func(repo.Pruned) {})
+			pruned, err = store.Prune(ctx, r, nil)
 		}
 		switch {
 		case ctx.Err() != nil:

@@ -110,7 +110,7 @@ func TestAnswers(t *testing.T) {
 		"body over the limit":         {request: request{body: large}, status: 413, outcome: "refused", eventType: "unknown", code: "body_too_large", closes: true},
 		"chunked body over the limit": {request: request{body: large, chunked: true}, status: 413, outcome: "refused", eventType: "unknown", code: "body_too_large", closes: true},
 		"signed body at the limit":    {request: request{body: large[1:]}, status: 400, outcome: "refused", eventType: "unknown", code: "not_an_event"},
-		"chunked body":                {request: request{chunked: true}, store: answers(events.Applied), status: 200, outcome: events.Applied, eventType: verified},
+		"chunked body":                {request: request{chunked: true}, store: answers(events.Applied), status: 200, outcome: events.Applied, eventType: verified, closes: true},
 		"Content-Encoding":            {request: request{header: with("Content-Encoding", "gzip")}, status: 415, outcome: "refused", eventType: "unknown", code: "content_encoding", closes: true},
 		"Content-Encoding identity":   {request: request{header: with("Content-Encoding", "Identity")}, store: answers(events.Applied), status: 200, outcome: events.Applied, eventType: verified},
 		"Stripe-Signature over 8 KiB": {request: request{header: with("Stripe-Signature", strings.Repeat("x", 8<<10+1))}, status: 431, outcome: "refused", eventType: "unknown", code: "header_too_large", closes: true},

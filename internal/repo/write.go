@@ -67,11 +67,16 @@ SET (told_from, outputs, event_type, type, status, error_code, verification_repo
   = (excluded.told_from, excluded.outputs, excluded.event_type, excluded.type, excluded.status, excluded.error_code,
      excluded.verification_report_id, excluded.redaction_status, excluded.account, excluded.livemode)`
 
-	// A session that is asked for again and again keeps its last answers.
+	// A session that is asked for again and again keeps its last answers, those
+	// that are a row of history, and the last one that was asked for outputs.
 	sqlForgetAnswers = `
-DELETE FROM stripe_identity.answers
-WHERE session_id = $1 AND told_until < (
-    SELECT told_until FROM stripe_identity.answers WHERE session_id = $1 ORDER BY told_until DESC OFFSET 49 LIMIT 1)`
+DELETE FROM stripe_identity.answers a
+WHERE session_id = $1
+  AND told_until < (
+    SELECT told_until FROM stripe_identity.answers WHERE session_id = $1 ORDER BY told_until DESC OFFSET 49 LIMIT 1)
+  AND told_until IS DISTINCT FROM (SELECT max(told_until) FROM stripe_identity.answers WHERE session_id = $1 AND outputs)
+  AND NOT EXISTS (
+    SELECT FROM stripe_identity.status_transitions WHERE session_id = $1 AND occurred_at = a.told_until AND event_id IS NULL)`
 
 	// What came late, or moved, has new neighbours.
 	sqlRelink = `
@@ -138,8 +143,11 @@ SET (account, context, livemode, type, status, last_error_code, last_error_reaso
 UPDATE stripe_identity.verification_sessions s
 SET last_error_reason = CASE WHEN NOT s.redacted THEN t.error_reason END,
     options = t.options,
-    metadata = CASE WHEN NOT s.redacted THEN
-        coalesce(t.metadata, jsonb_path_query_first(e.payload, '$.data.object.metadata ? (@.type() == "object")')) END,
+    metadata = CASE
+        WHEN s.redacted THEN NULL
+        WHEN t.metadata IS NULL AND e.payload IS NULL THEN s.metadata -- retention took it: better what stands
+        ELSE coalesce(t.metadata, jsonb_path_query_first(e.payload, '$.data.object.metadata ? (@.type() == "object")'))
+    END,
     content_digest = NULL
 FROM stripe_identity.status_transitions t, stripe_identity.events e
 WHERE s.id = $1 AND t.event_id = $2 AND e.event_id = $2`
