@@ -20,6 +20,7 @@ dev: postgres build ## Run everything on this machine; Ctrl-C stops it
 test: postgres ## Run the tests, with the race detector
 	@go test -race -timeout 30m ./...
 	@go -C internal/stripeapi/mocktest test ./...
+	@go -C deploy/test test -count=1 ./... # the manifests are not Go's to see change
 
 .PHONY: check
 check: lint test fuzz-seconds ## What CI runs: lint, tests, fuzzing for seconds
@@ -63,6 +64,29 @@ bench: postgres ## Measure against a hand-written service (docs/performance.md);
 torture: postgres ## Break it on purpose under a million deliveries (docs/reliability.md)
 	@go run ./torture
 
+.PHONY: test-pgbouncer
+test-pgbouncer: postgres ## The service and its jobs behind a real PgBouncer
+	@scripts/test-pgbouncer
+
+.PHONY: test-rolling
+test-rolling: postgres ## Roll three replicas behind HAProxy under load: nothing is refused, lost or doubled
+	@scripts/test-rolling
+
+IMAGE ?= localhost/webhookd:dev
+
+.PHONY: image
+image: ## Build the container image
+	@b=$$(command -v docker || command -v podman || command -v buildah) || { echo "install docker, podman or buildah" >&2; exit 1; }; \
+		$$b build --build-arg VERSION=$$(git describe --tags --always --dirty) --build-arg REVISION=$$(git rev-parse HEAD) -t $(IMAGE) .
+
+.PHONY: test-image
+test-image: postgres ## Build the image, and let its process take an event
+	@scripts/test-image
+
+.PHONY: test-k8s
+test-k8s: postgres ## Apply the manifests to a real control plane (builds one; over half an hour)
+	@scripts/test-k8s
+
 .PHONY: vuln
 vuln: | bin ## Compare the dependencies with the Go vulnerability database (needs the network)
 	@go -C tools build -o ../bin/govulncheck golang.org/x/vuln/cmd/govulncheck
@@ -71,6 +95,7 @@ vuln: | bin ## Compare the dependencies with the Go vulnerability database (need
 .PHONY: generate
 generate: ## Renew the tables of README that code writes
 	@go test ./cmd/webhookd -run '^TestReadme' -update
+	@go -C deploy/test test ./k8s -run '^TestPrometheusRuleIsTheRules$$' -update
 
 .PHONY: postgres
 postgres:

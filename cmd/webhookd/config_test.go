@@ -238,6 +238,7 @@ func TestConfigRefuses(t *testing.T) {
 		"a database URL of another kind":         {"DATABASE_URL", []string{"mysql://u:" + canary + "@db/x?a=b", canary, "jdbc:postgresql://db/x?password=" + canary}, "no PostgreSQL URL"},
 		"a database URL with a bad port":         {"DATABASE_URL", []string{"postgres://u:" + canary + "@db:port/x", "postgres://u:p@db:" + canary + "@x/y"}, "not understood by pgx: invalid port;"},
 		"a database URL that pgx does not parse": {"DATABASE_URL", []string{"postgres://u:" + canary + "@db:port/x", "postgres://u:a/" + canary + ":b@db/x", "host=db password=a " + canary, "postgres://u:%zz" + canary + "@db/x", "postgres://u:" + canary + "@db/x?sslmode=" + canary, "postgres://u:" + canary + "@db/x?pool_max_conns=" + canary, "host=db port=1 password='" + canary}, "not understood by pgx"},
+		"a database URL with a mode that fails":  {"DATABASE_URL", []string{"postgres://u@db/x?default_query_exec_mode=exec", "postgres://u@db/x?default_query_exec_mode=simple_protocol"}, "want cache_describe"},
 		"a migration URL that is set and empty":  {"MIGRATE_DATABASE_URL", []string{""}, "is set and empty"},
 		"a migration URL of another kind":        {"MIGRATE_DATABASE_URL", []string{"mysql://" + canary}, "no PostgreSQL URL"},
 

@@ -5,9 +5,14 @@
 package main
 
 import (
+	"bytes"
 	"flag"
+	"fmt"
 	"net/http"
+	"os"
 	"os/exec"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -23,6 +28,7 @@ var container = flag.String("container", "", "the buildah container of the image
 // TestImageServesARealEvent runs the image's entry point as its user in its
 // files, as the manifests do: migrate up, then serve.
 func TestImageServesARealEvent(t *testing.T) {
+	t.Parallel()
 	database := pgtest.Empty(t)
 	run := func(vars env, args ...string) *process {
 		t.Helper()
@@ -71,9 +77,36 @@ func TestImageServesARealEvent(t *testing.T) {
 	if err != nil || !strings.Contains(page.Body, `webhookd_build_info{`) || !strings.Contains(page.Body, `version="v0.0.0-test"`) {
 		t.Errorf("metrics: %v\n%s", err, page.Body)
 	}
-	if err := syscall.Kill(-serve.cmd.Process.Pid, syscall.SIGTERM); err != nil {
+	pid := within(t, "WEBHOOKD_LISTEN_ADDR="+public)
+	if info, err := os.Stat(fmt.Sprintf("/proc/%d", pid)); err != nil || info.Sys().(*syscall.Stat_t).Uid != 65532 {
+		t.Errorf("it does not run as the image's user: %v", err)
+	}
+	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "see it stop", func() bool { return strings.Contains(serve.log.String(), `"stopped"`) })
+	serve.exits(exitDone)
 	t.Logf("%d %s\n%s", a.Status, a.Body, version.stdout)
+}
+
+// within is the id of the program in the container: buildah, its parent, passes
+// no signals on.
+func within(tb testing.TB, variable string) int {
+	tb.Helper()
+	found, err := filepath.Glob("/proc/[0-9]*/environ")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	for _, file := range found {
+		environ, _ := os.ReadFile(file) // it may have ended
+		command, _ := os.ReadFile(filepath.Join(filepath.Dir(file), "cmdline"))
+		if bytes.HasPrefix(command, []byte("/webhookd\x00")) && bytes.Contains(environ, []byte(variable+"\x00")) {
+			pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
+			if err != nil {
+				tb.Fatal(err)
+			}
+			return pid
+		}
+	}
+	tb.Fatal("the program is not to be found")
+	return 0
 }

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
@@ -92,8 +93,12 @@ func checkDatabaseURL(text string) error {
 	if !strings.HasPrefix(text, "postgres://") && !strings.HasPrefix(text, "postgresql://") && !keyword.MatchString(text) {
 		return errors.New("is no PostgreSQL URL: want postgres://user:password@host:5432/database, or key=value pairs")
 	}
-	_, err := pgxpool.ParseConfig(text)
+	cfg, err := pgxpool.ParseConfig(text)
 	if err == nil {
+		// Arrays go out by the types that PostgreSQL tells, which these two do not ask for.
+		if mode := cfg.ConnConfig.DefaultQueryExecMode; mode == pgx.QueryExecModeExec || mode == pgx.QueryExecModeSimpleProtocol {
+			return errors.New("has a default_query_exec_mode that does not work: behind a pooler want cache_describe, else none")
+		}
 		return nil
 	}
 	heading := "cannot be parsed"

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"runtime"
 	"runtime/debug"
@@ -10,8 +11,8 @@ import (
 	"webhookd/migrations"
 )
 
-// version is set by the release build: -ldflags "-X main.version=v1.2.3".
-var version string
+// Set by builds without a checkout: -ldflags "-X main.version=v1.2.3 -X main.revision=…".
+var version, revision string
 
 func newVersionCommand() *cobra.Command {
 	return &cobra.Command{
@@ -31,7 +32,7 @@ func newVersionCommand() *cobra.Command {
 
 // buildVersion is what the linker and the version control system told.
 func buildVersion() (release, commit string) {
-	release, commit = version, "unknown"
+	release, commit = version, cmp.Or(revision, "unknown")
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return release, commit
@@ -43,7 +44,7 @@ func buildVersion() (release, commit string) {
 	for _, s := range info.Settings {
 		switch s.Key {
 		case "vcs.revision":
-			commit = s.Value
+			commit = cmp.Or(revision, s.Value)
 		case "vcs.modified":
 			if s.Value == "true" {
 				modified = " (modified)"
