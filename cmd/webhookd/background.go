@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"slices"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
@@ -45,12 +46,21 @@ func newBackground(ctx context.Context, cfg *Config, options repo.Options, store
 		b.close()
 		return nil, err
 	}
-	for _, live := range []bool{true, false} {
-		if cfg.Livemode.Takes(live) && !options.Asks(live) {
-			log.Warn("no API key: outputs, refresh, thin events and reconcile are off for this mode", zap.Bool("livemode", live))
-		}
+	if modes := unkeyed(cfg, options.Asks); len(modes) > 0 {
+		log.Warn("no API key: outputs, refresh, thin events and reconcile are off", zap.Strings("modes", modes))
 	}
 	return b, nil
+}
+
+// unkeyed are the modes that are taken and have no key.
+func unkeyed(cfg *Config, keyed func(live bool) bool) (modes []string) {
+	for mode, live := range map[string]bool{"live": true, "test": false} {
+		if cfg.Livemode.Takes(live) && !keyed(live) {
+			modes = append(modes, mode)
+		}
+	}
+	slices.Sort(modes)
+	return modes
 }
 
 // run adds the work to a group; it ends with ctx.
