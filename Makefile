@@ -87,6 +87,15 @@ test-image: postgres ## Build the image, and let its process take an event
 test-k8s: postgres ## Apply the manifests to a real control plane (builds one; over half an hour)
 	@scripts/test-k8s
 
+.PHONY: test-prometheus
+test-prometheus: postgres ## Prove alerts and dashboards against a real Prometheus; some minutes
+	@scripts/test-prometheus.sh
+
+.PHONY: pictures
+pictures: ## Draw previews of the dashboard (PROMETHEUS=http://…)
+	@scripts/ensure-package.sh chromium chromium
+	@cd scripts/preview && npm ci --no-audit --no-fund && node draw.mjs $(PROMETHEUS)
+
 .PHONY: vuln
 vuln: | bin ## Compare the dependencies with the Go vulnerability database (needs the network)
 	@go -C tools build -o ../bin/govulncheck golang.org/x/vuln/cmd/govulncheck
@@ -94,7 +103,8 @@ vuln: | bin ## Compare the dependencies with the Go vulnerability database (need
 
 .PHONY: generate
 generate: ## Renew the tables of README that code writes
-	@go test ./cmd/webhookd -run '^TestReadme' -update
+	@go test ./cmd/webhookd -run '^(TestReadme|TestMetricsPage)' -update
+	@go run ./deploy/grafana
 	@go -C deploy/test test ./k8s -run '^TestPrometheusRuleIsTheRules$$' -update
 
 .PHONY: postgres

@@ -31,6 +31,7 @@ var arrows = map[string][]string{
 	"internal/stripeapi/stripefake": {"internal/events", "internal/scenario", "internal/stripeapi"},
 	"internal/pgdev":                {},
 	"internal/pgdev/pgtest":         {"internal/pgdev"},
+	"deploy/grafana":                {},
 	"torture":                       {"internal/events", "internal/pgdev", "internal/scenario", "internal/signature", "internal/stripeapi", "internal/stripeapi/stripefake"},
 	"bench":                         {"internal/events", "internal/pgdev", "internal/scenario", "internal/signature"},
 	"migrations":                    {},

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	mathrand "math/rand/v2"
 	"net"
 	"net/url"
 	"os"
@@ -15,6 +16,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"text/template"
 
 	"github.com/spf13/cobra"
@@ -24,25 +26,31 @@ import (
 )
 
 func newDevCommand() *cobra.Command {
-	var reset bool
+	var reset, demo bool
 	dev := &cobra.Command{
 		Use:   "dev",
 		Short: "Everything on this machine, no configuration",
 		Long: `Starts a private PostgreSQL (kept in .webhookd/), migrates it, serves on
 127.0.0.1:8080 and :9090 with a secret of its own, and prints what to try next.
 Ctrl-C stops all of it. What WEBHOOKD_ variables say (but for the database)
-counts here too.`,
-		Example: "  webhookd dev\n  webhookd dev --reset   # forget everything first",
+counts here too.
+
+With --demo it also plays Stripe: a realistic mix of events without end, live and
+test, every error code among them, with duplicates, forgeries, what is lost and
+what nobody understands; and the API from which outputs are fetched. It is made
+up, and every name in it says so. For looking at metrics and dashboards.`,
+		Example: "  webhookd dev\n  webhookd dev --demo    # with something to look at\n  webhookd dev --reset   # forget everything first",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return runDev(cmd.Context(), reset, cmd.OutOrStdout(), cmd.ErrOrStderr())
+			return runDev(cmd.Context(), reset, demo, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
 	dev.Flags().BoolVar(&reset, "reset", false, "remove the database of an earlier run first")
+	dev.Flags().BoolVar(&demo, "demo", false, "keep a realistic mix of events going")
 	return dev
 }
 
-func runDev(ctx context.Context, reset bool, stdout, stderr io.Writer) (err error) {
+func runDev(ctx context.Context, reset, demo bool, stdout, stderr io.Writer) (err error) {
 	folder := filepath.Dir(devFile)
 	if err := os.MkdirAll(folder, 0o755); err != nil {
 		return fmt.Errorf("make %s: %w", folder, err)
@@ -55,6 +63,13 @@ func runDev(ctx context.Context, reset bool, stdout, stderr io.Writer) (err erro
 		return err
 	}
 	secret := cmp.Or(last.Secret, "whsec_dev"+rand.Text()) // what was printed stays true
+	var stripe *demoStripe
+	if demo {
+		if stripe, err = serveDemoStripe(ctx); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, stripe.close()) }()
+	}
 	// What is wrong with the configuration is told before anything starts.
 	const pending = "postgres://127.0.0.1/"
 	cfg, err := LoadConfig(needDatabase|needMigrateDatabase|needSecrets, func(e *environment) {
@@ -73,7 +88,16 @@ func runDev(ctx context.Context, reset bool, stdout, stderr io.Writer) (err erro
 		e.DrainDelay.preset("0s")
 		e.LogFormat.preset("console")
 		e.LogLevel.preset("debug")
+		if demo {
+			e.StripeAPIKeys.force(demoKeys)
+			e.StripeAPIBase.force(stripe.base)
+			e.ReconcileEvery.preset("1m")
+			e.LogLevel.preset("error") // a mix without end would hide the greeting
+		}
 	})
+	if err == nil && demo && secret == "" {
+		err = usagef("--demo signs with a secret of its own: take WEBHOOKD_STRIPE_WEBHOOK_SECRETS_FILE away")
+	}
 	if err != nil {
 		return err
 	}
@@ -96,7 +120,6 @@ func runDev(ctx context.Context, reset bool, stdout, stderr io.Writer) (err erro
 	log := newLogger(stderr, cfg.LogLevel, cfg.LogFormat)
 	// Without its database there is nothing to try: dev ends, and says why.
 	ctx, end := context.WithCancel(ctx)
-	defer end()
 	go func() {
 		select {
 		case <-server.Done():
@@ -104,6 +127,9 @@ func runDev(ctx context.Context, reset bool, stdout, stderr io.Writer) (err erro
 		case <-ctx.Done():
 		}
 	}()
+	var demos sync.WaitGroup
+	defer demos.Wait()
+	defer end()
 	err = serve(ctx, cfg, log, func(at addresses) error {
 		t := target{
 			URL:         "http://" + dialable(at.public) + cfg.WebhookPath,
@@ -118,10 +144,17 @@ func runDev(ctx context.Context, reset bool, stdout, stderr io.Writer) (err erro
 		if err := devGreeting.Execute(&greeting, struct {
 			target
 			Self, Postgres, Dir, Psql, Timeline string
-		}{t, os.Args[0], server.Version(), server.Dir(), psql(), timeline}); err != nil {
+			Demo                                bool
+		}{t, os.Args[0], server.Version(), server.Dir(), psql(), timeline, demo}); err != nil {
 			return err
 		}
-		_, err := io.WriteString(stdout, greeting.String()) // whole, or not at all
+		if _, err := io.WriteString(stdout, greeting.String()); err != nil || !demo { // whole, or not at all
+			return err
+		}
+		d, err := newDemo(t, stripe, mathrand.Uint64())
+		if err == nil {
+			demos.Go(func() { d.run(ctx) })
+		}
 		return err
 	})
 	return errors.Join(err, server.Err())
@@ -193,9 +226,19 @@ webhookd is ready. Ctrl-C stops it and its PostgreSQL {{.Postgres}} (data in {{.
   metrics    {{.MetricsURL}}
   database   {{.DatabaseURL}}
 
-Try, in another terminal, in this folder:
+{{if .Demo}}The demo goes on until then: some three events a second, live and test, each error
+code among them. {{end}}Try, in another terminal, in this folder:
 
-  {{.Self}} trigger story                                    a person is verified
+{{if .Demo}}  curl -s {{.MetricsURL}} | grep verification_failures_total | grep -v ' 0$'
+  export DATABASE_URL='{{.DatabaseURL}}'
+  {{.Psql}} "$DATABASE_URL" -c 'SELECT * FROM stripe_identity.failure_reasons_hourly ORDER BY hour DESC, failures DESC'
+  {{.Psql}} "$DATABASE_URL" -c 'SELECT id, status, last_error_code FROM stripe_identity.verification_sessions ORDER BY updated_at DESC LIMIT 5'
+  {{.Self}} quarantine list                                  what nobody understands
+  {{.Self}} session vs_…                                     what happened to one of them
+
+The dashboards are in deploy/grafana: let your Prometheus scrape {{.MetricsURL}}.
+
+{{else}}  {{.Self}} trigger story                                    a person is verified
   {{.Self}} trigger requires_input --code document_expired   a check fails
   {{.Self}} trigger story redacted                           verified, then erased
   export DATABASE_URL='{{.DatabaseURL}}'
@@ -208,4 +251,4 @@ again with the CLI's secret (ours stays valid beside it); then, elsewhere, liste
   WEBHOOKD_STRIPE_WEBHOOK_SECRETS=$(stripe listen --print-secret) {{.Self}} dev
   stripe listen --forward-to {{.URL}}
 
-`))
+{{end}}`))

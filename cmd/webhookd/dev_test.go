@@ -9,10 +9,12 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 
+	"webhookd/internal/events"
 	"webhookd/internal/pgdev"
 )
 
@@ -203,4 +205,36 @@ func TestDevLeavesNoPostgreSQLWhenItIsKilled(t *testing.T) {
 	}
 	dev.signal(syscall.SIGINT)
 	dev.exits(exitDone)
+}
+
+func TestADemoShowsEveryErrorCodeAndWhatNeedsStripe(t *testing.T) {
+	t.Parallel()
+	d := newDevelopment(t)
+	dev := launch(d, d.dir, env{"WEBHOOKD_LISTEN_ADDR": "127.0.0.1:0", "WEBHOOKD_ADMIN_ADDR": "127.0.0.1:0"}, "dev", "--demo")
+	eventually(d, "see dev greet", func() bool { return strings.Contains(dev.stdout.String(), "The demo goes on until then") })
+	text, err := os.ReadFile(filepath.Join(d.dir, devFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var at target
+	if err := json.Unmarshal(text, &at); err != nil {
+		t.Fatal(err)
+	}
+	var page string
+	moved := func(series string) bool {
+		m := regexp.MustCompile(`(?m)^`+series+` (\S+)$`).FindAllStringSubmatch(page, -1)
+		return slices.ContainsFunc(m, func(m []string) bool { return m[len(m)-1] != "0" })
+	}
+	want := []string{`webhookd_outputs_fetches_total\{result="stored"\}`, `webhookd_signature_failures_total\{reason="no_match"\}`}
+	for _, code := range append(events.Codes(), events.LabelOther, events.LabelNone) {
+		want = append(want, `webhookd_verification_failures_total\{code="`+code+`",.*\}`)
+	}
+	eventually(d, "see all of it happen", func() bool {
+		metrics, err := exchange(newClient(t), http.MethodGet, at.MetricsURL, "", nil)
+		page = metrics.Body
+		return err == nil && !slices.ContainsFunc(want, func(series string) bool { return !moved(series) })
+	})
+	dev.signal(syscall.SIGINT)
+	dev.exits(exitDone)
+	d.gone(at)
 }

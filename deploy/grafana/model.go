@@ -1,6 +1,9 @@
 package main
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // dashboard is Grafana's, as far as it is used here. Field names are Grafana's.
 type dashboard struct {
@@ -262,7 +265,8 @@ func (p panel) from0() panel {
 	return p
 }
 
-func (p panel) decimals(n int) panel { p.FieldConfig.Defaults.Decimals = &n; return p }
+// whole shows no decimals.
+func (p panel) whole() panel { p.FieldConfig.Defaults.Decimals = new(int); return p }
 
 // say gives values words.
 func (p panel) say(words map[string]result) panel {
@@ -278,9 +282,9 @@ func (p panel) limits(base string, rest ...any) panel {
 
 func limitsOf(base string, rest ...any) *thresholds {
 	t := &thresholds{Mode: "absolute", Steps: []step{{nil, base}}}
-	for i := 0; i < len(rest); i += 2 {
-		at := rest[i].(float64)
-		t.Steps = append(t.Steps, step{&at, rest[i+1].(string)})
+	for pair := range slices.Chunk(rest, 2) {
+		at := pair[0].(float64)
+		t.Steps = append(t.Steps, step{&at, pair[1].(string)})
 	}
 	return t
 }
@@ -299,8 +303,8 @@ func dashed() property {
 
 // paint gives series their colors: name, color, name, color.
 func (p panel) paint(pairs ...string) panel {
-	for i := 0; i < len(pairs); i += 2 {
-		p = p.series(pairs[i], colored(pairs[i+1]))
+	for pair := range slices.Chunk(pairs, 2) {
+		p = p.series(pair[0], colored(pair[1]))
 	}
 	return p
 }
@@ -395,8 +399,8 @@ func (p panel) columns(without []string, pairs ...string) panel {
 	for _, w := range without {
 		hidden[w] = true
 	}
-	for i := 0; i < len(pairs); i += 2 {
-		names[pairs[i]], order[pairs[i]] = pairs[i+1], i/2
+	for pair := range slices.Chunk(pairs, 2) {
+		names[pair[0]], order[pair[0]] = pair[1], len(order)
 	}
 	p.Transformations = append(p.Transformations,
 		transformation{"merge", map[string]any{}},

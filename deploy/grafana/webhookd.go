@@ -75,28 +75,28 @@ func (d *dashboard) strip(from source) {
 		number(from, "Database", "none", "Whether PostgreSQL answers every replica. While it does not, each delivery gets 503, and Stripe sends it again.\n\n`webhookd doctor`").
 			query(q(`min(webhookd_database_up{SEL})`), "database").
 			say(map[string]result{"0": {"DOWN", red, 0}, "1": {"up", green, 1}}).limits(red, 1.0, green).
-			runbook("Database down", "runbook.md#database-down").wide(3),
+			runbook("Database down", "runbook.md#database-down").wide(2),
 		number(from, "503, last hour", "short", "Signed deliveries that were not acknowledged in the last hour. Stripe sends them again.\n\n`webhookd doctor`").
 			query(q(`sum(increase(webhookd_deliveries_total{SEL,outcome="unavailable"}[1h]))`), "503").
-			decimals(0).limits(green, 0.5, orange, 5.0, red).runbook("Not acknowledged", "alerts/WebhookdEventsNotAcknowledged.md#mitigation").wide(3),
+			whole().limits(green, 0.5, orange, 5.0, red).runbook("Not acknowledged", "alerts/WebhookdEventsNotAcknowledged.md#mitigation").wide(3),
 		number(from, "200, last hour", "short", "Deliveries answered with 200 in the last hour. Few are normal where few people verify; zero where many are usual is not.\n\n`webhookd doctor`").
 			query(q(`sum(increase(webhookd_deliveries_total{SEL,outcome!~"unavailable|refused"}[1h]))`), "acknowledged").
-			decimals(0).limits(blue).runbook("Silence", "alerts/WebhookdSilence.md#mitigation").wide(3),
+			whole().limits(blue).runbook("Silence", "alerts/WebhookdSilence.md#mitigation").wide(3),
 		number(from, "Refused, last hour", "short", "Deliveries refused for their signature in the last hour. Some are strangers. Many, and none acknowledged, is a wrong secret.\n\n`webhookd verify`").
 			query(q(`sum(increase(webhookd_signature_failures_total{SEL}[1h]))`), "refused").
-			decimals(0).limits(blue, 5.0, yellow).runbook("Signatures refused", "alerts/WebhookdSignaturesRefused.md#mitigation").wide(3),
+			whole().limits(blue, 5.0, yellow).runbook("Signatures refused", "alerts/WebhookdSignaturesRefused.md#mitigation").wide(3),
 		number(from, "Quarantine", "short", "Signed events that were not understood, and wait.\n\n`webhookd quarantine list`").
 			query(q(`max(webhookd_quarantined_events{SEL})`), "events").
-			limits(green, 1.0, orange).runbook("Quarantine", "alerts/WebhookdQuarantine.md#mitigation").wide(3),
+			limits(green, 1.0, orange).runbook("Quarantine", "alerts/WebhookdQuarantine.md#mitigation").wide(2),
 		number(from, "Oldest data to fetch", "s", "How long the longest waiting verified user has waited for their data. At 48 hours Stripe no longer shows the sensitive ones.\n\n`webhookd doctor`").
 			query(q(`max(webhookd_outputs_oldest_pending_seconds{SEL})`), "oldest").
 			limits(green, 12*hour, orange, 36*hour, red).runbook("Data are late", "alerts/WebhookdOutputsLate.md#mitigation").wide(3),
 		number(from, "Verified, last day", "percentunit", "Of the checks that were decided in the last day, the share that passed.\n\nPeople fail for their own reasons: compare with the week before, below.").
 			query(q(`sum(increase(webhookd_status_transitions_total{LIVE,status="verified"}[1d])) / (sum(increase(webhookd_status_transitions_total{LIVE,status="verified"}[1d])) + sum(increase(webhookd_verification_failures_total{LIVE}[1d])) > 0)`), "verified").
-			decimals(0).limits(blue).runbook("A reason grows", "alerts/WebhookdFailureSpike.md#mitigation").wide(3),
+			whole().limits(blue).runbook("A reason grows", "alerts/WebhookdFailureSpike.md#mitigation").wide(3),
 		number(from, "Top reason, last hour", "none", "The error code with most failures in the last hour.\n\nWhich sessions: the dashboard of PostgreSQL, or `webhookd session ID`").
 			query(q(`topk(1, sum by (code) (increase(webhookd_verification_failures_total{LIVE}[1h])) > 0)`), "{{code}}").
-			named().limits(blue).runbook("A reason grows", "alerts/WebhookdFailureSpike.md#mitigation").wide(3),
+			named().limits(blue).runbook("A reason grows", "alerts/WebhookdFailureSpike.md#mitigation").wide(5),
 	)
 	alerts := list(from, "Firing alerts", "none", "What fires, whom it is about, and since when. Empty is good. Needs deploy/prometheus/rules.yaml in this Prometheus.\n\nThe name links to its page: meaning, impact, the first three commands, mitigation.").
 		query(`(time() - ALERTS_FOR_STATE{alertname=~"Webhookd.+"}) and ignoring (alertstate) ALERTS{alertname=~"Webhookd.+",alertstate="firing"}`, "").
@@ -135,7 +135,7 @@ func (d *dashboard) users(from source) {
 			query(q(`sum by (code) (increase(webhookd_verification_failures_total{LIVE,code=~"$code"}[1d])) > 0`), "").
 			query(q(`sum by (code) (increase(webhookd_verification_failures_total{LIVE,code=~"$code"}[1d] offset 1w)) > 0`), "").
 			columns(nil, "code", "Code", "Value #A", "Last day", "Value #B", "A week ago").
-			decimals(0).sorted("Last day").
+			whole().sorted("Last day").
 			series("Last day", property{"custom.cellOptions", map[string]any{"type": "gauge", "mode": "basic"}}, property{"color", color{Mode: "continuous-BlYlRd"}}, property{"min", 0}).
 			runbook("A reason grows", "alerts/WebhookdFailureSpike.md#mitigation").wide(8),
 		graph(from, "Verified", "percentunit", "Of the checks decided in an hour, the share that passed; dashed, a week before. A redaction of a verified session counts as verified once more. Where few people verify, one of them moves it much.").
@@ -256,7 +256,7 @@ func (d *dashboard) completeness(from source) {
 			query(q(`sum by (secret) (increase(webhookd_signature_matches_total{SEL}[1d]))`), "").
 			query(q(`sum by (secret) (increase(webhookd_signature_matches_total{SEL}[1w]))`), "").
 			columns(nil, "secret", "Secret", "Value #A", "Last hour", "Value #B", "Last day", "Value #C", "Last week").
-			decimals(0).runbook("Roll a secret", "runbook.md#roll-a-secret").wide(8),
+			whole().runbook("Roll a secret", "runbook.md#roll-a-secret").wide(8),
 		number(from, "Reading Stripe's API", "none", "Whether there is a key for each mode. Without one, verified data, refresh and reconcile are off for it.\n\n`webhookd doctor`").
 			query(q(`max by (livemode) (webhookd_outputs_enabled{LIVE})`), "livemode {{livemode}}").
 			say(map[string]result{"0": {"off", gray, 0}, "1": {"on", green, 1}}).limits(green).runbook("Data are late", "alerts/WebhookdOutputsLate.md#mitigation").wide(4),
