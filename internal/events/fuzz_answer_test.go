@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"reflect"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -83,6 +82,7 @@ func FuzzThin(f *testing.F) {
 	f.Add("v1.identity.verification_session.verified", "2026-11-01T10:00:00.123Z", "vs_1", "evt_1", "acct_1", `null`)
 	f.Add("v1.identity.verification_session.redacted", "2026-11-01T10:00:00+02:00", "vs_1", "", "", `{"a":[1],"url":"x"}`)
 	f.Add("v1.identity.verification_session.created", "1700000000", "", "evt_\x00", "\xff", `{"data":{"object":{"id":"vs_2","status":"verified"}}}`)
+	f.Add("v1.identity.verification_session.", "2026-11-01T10:00:00Z", "vs_1", "", "", `null`)
 	f.Add("v1.identity.verification_session.tomorrow", "", "vs_\xed\xa0\x80", "[redacted]", "a", `[1e400000]`)
 	f.Fuzz(func(t *testing.T, eventType, created, session, snapshotEvent, about, changes string) {
 		fields := map[string]any{
@@ -101,7 +101,7 @@ func FuzzThin(f *testing.F) {
 		if err != nil {
 			t.Fatalf("an object with id and type is no event: %v", err)
 		}
-		known := slices.ContainsFunc(events.Types(), func(one string) bool { return events.ThinType(one) == eventType })
+		known := strings.HasPrefix(eventType, "v1.identity.verification_session.")
 		if e.Kind == events.Thin != (known && e.Fault == "") {
 			t.Errorf("%q is of kind %d, fault %q", eventType, e.Kind, e.Fault)
 		}

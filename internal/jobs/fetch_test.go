@@ -303,16 +303,10 @@ func TestWhatComesWhileStripeIsAskedIsNotTakenForServed(t *testing.T) {
 // A redaction at every step of a fetch, by a schedule and not by luck.
 func TestARedactionWinsAtEveryStepOfAFetch(t *testing.T) {
 	t.Parallel()
-	for name, step := range map[string]func(t *testing.T, w *world, redact func()) setting{
+	for name, schedule := range map[string]func(s *stripefake.Settings, redact func()){
 		"before the wish is claimed": nil,
-		"when the request arrives": func(t *testing.T, w *world, redact func()) setting {
-			w.Set(func(s *stripefake.Settings) { s.Arrived = func(string) { redact() } })
-			return nil
-		},
-		"when the answer is settled": func(t *testing.T, w *world, redact func()) setting {
-			w.Set(func(s *stripefake.Settings) { s.Answering = func(string) { redact() } })
-			return nil
-		},
+		"when the request arrives":   func(s *stripefake.Settings, redact func()) { s.Arrived = func(string) { redact() } },
+		"when the answer is settled": func(s *stripefake.Settings, redact func()) { s.Answering = func(string) { redact() } },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -326,17 +320,17 @@ func TestARedactionWinsAtEveryStepOfAFetch(t *testing.T) {
 					w.deliver(t, s.Redacted(time.Now())) // Stripe's API does not show it yet
 				}
 			}
-			if step == nil {
+			if schedule == nil {
 				redact()
 			} else {
-				step(t, w, redact)
+				w.Set(func(s *stripefake.Settings) { schedule(s, redact) })
 			}
 			w.start(t)
 			w.served(t)
 			if places := w.marked(t); places != "" {
 				t.Errorf("personal data in %s", places)
 			}
-			if step != nil && w.fetched(t, "redacted") != 1 {
+			if schedule != nil && w.fetched(t, "redacted") != 1 {
 				t.Errorf("the fetch was not counted as redacted")
 			}
 		})

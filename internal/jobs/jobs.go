@@ -237,5 +237,5 @@ func backoff(wish *repo.Wish) time.Duration {
 	if age := time.Since(wish.TriedAt); age > 10*time.Minute {
 		d = min(max(age/10, most), 6*time.Hour)
 	}
-	return d*9/10 + rand.N(d/5) //nolint:gosec // no secret
+	return d*9/10 + rand.N(d/5)
 }

@@ -132,8 +132,14 @@ LEFT JOIN stripe_identity.verification_sessions s ON s.id = $1`
 
 	sqlPersonalSteps = `
 SELECT event_id, occurred_at, error_reason, metadata
-FROM stripe_identity.status_transitions
-WHERE session_id = $1 AND (error_reason IS NOT NULL OR metadata IS NOT NULL)
+FROM (
+    SELECT t.event_id, t.occurred_at, t.rank, t.error_reason,
+           coalesce(t.metadata, e.payload #> '{data,object,metadata}') AS metadata -- history has what the payload lacks
+    FROM stripe_identity.status_transitions t
+    LEFT JOIN stripe_identity.events e ON e.event_id = t.event_id
+    WHERE t.session_id = $1
+) step
+WHERE error_reason IS NOT NULL OR metadata IS NOT NULL
 ORDER BY occurred_at, rank, coalesce(event_id, '')`
 )
 
