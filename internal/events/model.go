@@ -154,7 +154,8 @@ type told struct {
 }
 
 func (t *told) gone() bool {
-	return t.erased || t.says(func(c *Session) bool { return KnownRedaction(c.Redaction.Value) })
+	return t.erased || t.says(func(c *Session) bool { return KnownRedaction(c.Redaction.Value) }) ||
+		slices.ContainsFunc(t.events, func(e *Event) bool { return e.Type == TypeRedacted })
 }
 
 // says reports whether any event or answer tells something.
@@ -266,7 +267,7 @@ func (t *told) state(row *SessionRow, changes []item) {
 		if i.Status.Value == StatusCanceled {
 			end = min(end, i.Second)
 		}
-		if i.event != nil && i.Second > end && !KnownRedaction(i.Redaction.Value) {
+		if i.event != nil && i.Second > end && i.event.Type != TypeRedacted && !KnownRedaction(i.Redaction.Value) {
 			late = append(late, i)
 		} else {
 			valid = append(valid, i)

@@ -38,7 +38,7 @@ type Step struct {
 }
 
 // redaction reports whether the step tells that data must go.
-func (s *Step) redaction() bool { return KnownRedaction(s.State.Redaction) }
+func (s *Step) redaction() bool { return s.Type == TypeRedacted || KnownRedaction(s.State.Redaction) }
 
 // Standing is what stands of one session: its row, its history, and what the
 // fold needs beside them. Its zero value with an ID is a session of which
@@ -101,6 +101,7 @@ type heard struct {
 // Take folds one event, which is new and a [Snapshot] of this session.
 func (s *Standing) Take(e *Event) Outcome {
 	s.hear(&e.Session, e.Key(), e.Account, e.Context)
+	s.Redacted = s.Redacted || e.Type == TypeRedacted // whatever word it has
 	step := Step{
 		Key: e.Key(), Twin: e.Twin(), Type: e.Type, State: e.Session.State(), Session: e.Session.Type,
 		Account: e.Account, Livemode: e.Livemode, Reason: e.Session.ErrorReason,

@@ -52,6 +52,9 @@ func (w *Worker) resolve(ctx context.Context, wish *repo.Wish, place stripeapi.P
 			continue
 		}
 		e.Source, e.ReceivedAt = events.SourceWebhook, time.Now() // a delivery brought us here
+		if !e.Account.Has() && !e.Context.Has() {
+			e.Account, e.Context = wish.Account, wish.Context // asked in somebody's name, Stripe does not repeat it
+		}
 		outcome, err := w.Store.Record(ctx, e)
 		if err != nil {
 			return false, err
@@ -88,6 +91,7 @@ func (w *Worker) fetch(ctx context.Context, wish *repo.Wish, place stripeapi.Pla
 	case !outputs: // only the state was asked for
 	case served.Redacted:
 		w.metrics.fetched(fetchRedacted)
+	case closed && served.Ended: // not verified any more
 	case closed:
 		return w.refused(wish, stripeapi.ErrForbidden, true)
 	case len(a.Unreadable) > 0:
@@ -99,7 +103,8 @@ func (w *Worker) fetch(ctx context.Context, wish *repo.Wish, place stripeapi.Pla
 	if served.Ended {
 		return 0, nil
 	}
-	return backoff(wish), nil // events within the answer's span tell another state
+	// Events within the answer's span tell another state, or Stripe's clock is not there yet.
+	return max(backoff(wish), min(time.Until(wish.OutputsSince), 6*time.Hour)), nil
 }
 
 func (w *Worker) tellUnreadable(wish *repo.Wish, fields []string, givenUp bool) {

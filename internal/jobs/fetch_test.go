@@ -1,6 +1,7 @@
 package jobs_test
 
 import (
+	"io"
 	"net/http"
 	"strings"
 	"sync"
@@ -106,6 +107,26 @@ func TestAThinEventIsResolved(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Asked in an account's name, Stripe tells the event as the account's own.
+func TestASnapshotIsWhoseThinEventAskedForIt(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, full, func(o *stripeapi.Options, _ *repo.Options, _ *jobs.Options) {
+		fake := o.Transport
+		o.Transport = roundTrip(func(r *http.Request) (*http.Response, error) {
+			res, err := fake.RoundTrip(r)
+			if err == nil && strings.Contains(r.URL.Path, "/v1/events/") {
+				body, _ := io.ReadAll(res.Body)
+				res.Body = io.NopCloser(strings.NewReader(strings.Replace(string(body), `"context"`, `"not_told"`, 1)))
+			}
+			return res, err
+		})
+	}).start(t)
+	s, told := w.verified(scenario.SessionOptions{Livemode: true, Context: "org_1/acct_2"})
+	w.deliver(t, s.Thin(told[2]))
+	eventually(t, "the outputs are stored", func() bool { return w.value(t, outputs) != "" })
+	w.wants(t, `SELECT context FROM stripe_identity.verification_sessions`, "org_1/acct_2")
 }
 
 func TestASessionWhoseEventsAreTiedIsAskedFor(t *testing.T) {

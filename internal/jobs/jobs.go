@@ -102,8 +102,7 @@ func (w *Worker) Run(ctx context.Context) error {
 		if modes := w.modes(); len(modes) > 0 {
 			err := error(nil)
 			if !working {
-				// Its end is ours to give: with ctx it would not take back its jobs.
-				err = repo.Plain("start the job queue", w.river.Start(context.WithoutCancel(ctx)))
+				err = w.begin(ctx)
 				working = err == nil
 			}
 			if err == nil {
@@ -119,6 +118,19 @@ func (w *Worker) Run(ctx context.Context) error {
 		case <-tick.C:
 		}
 	}
+}
+
+// begin starts the queue. Once it works its end is stop's to give: with ctx it
+// would not take back its jobs.
+func (w *Worker) begin(ctx context.Context) error {
+	working, giveUp := context.WithCancel(context.WithoutCancel(ctx))
+	started := context.AfterFunc(ctx, giveUp)
+	defer started()
+	if err := w.river.Start(working); err != nil {
+		giveUp()
+		return repo.Plain("start the job queue", err)
+	}
+	return nil
 }
 
 func (w *Worker) stop(ctx context.Context) {
@@ -154,13 +166,7 @@ func (w *Worker) sweep(ctx context.Context, modes []bool) error {
 
 // work is one wake-up: it serves the session's wish, and again while more
 // came to be wanted meanwhile.
-func (w *Worker) work(ctx context.Context, job *river.Job[wakeUp]) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("a fault of webhookd's own: %T", p) // the value may quote the answer
-			w.Log.Error("job", zap.String("session_id", job.Args.SessionID), zap.Error(err), zap.StackSkip("stack", 1))
-		}
-	}()
+func (w *Worker) work(ctx context.Context, job *river.Job[wakeUp]) error {
 	const rounds = 5 // a session that changes all the time is left to the sweep
 	for range rounds {
 		pause, served, err := w.serve(ctx, job.Args.SessionID)
@@ -185,7 +191,7 @@ func (w *Worker) serve(ctx context.Context, session string) (pause time.Duration
 		return 0, false, err
 	}
 	defer w.renew(ctx, wish)()
-	pause, err = w.fulfil(ctx, wish)
+	pause, err = w.guarded(ctx, wish)
 	// Also when ctx has ended: then somebody else takes it at once.
 	back, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
@@ -200,6 +206,18 @@ func (w *Worker) serve(ctx context.Context, session string) (pause time.Duration
 		return pause, true, w.Store.Postpone(back, wish, pause)
 	}
 	return 0, true, nil
+}
+
+// guarded fulfils a wish. A fault of ours is an error: the wish is tried again,
+// and ever later, as any other that fails.
+func (w *Worker) guarded(ctx context.Context, wish *repo.Wish) (pause time.Duration, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("a fault of webhookd's own: %T", p) // the value may quote the answer
+			w.Log.Error("job", zap.String("session_id", wish.Session), zap.Error(err), zap.StackSkip("stack", 1))
+		}
+	}()
+	return w.fulfil(ctx, wish)
 }
 
 // never is the pause of a wish that is given up.

@@ -3,6 +3,7 @@ package jobs
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"time"
 
 	"go.uber.org/zap"
@@ -40,10 +41,15 @@ func PruneRegularly(ctx context.Context, store *repo.Store, r repo.Retention, lo
 		case <-tick.C:
 		}
 		// Nobody gives it back: it is free again when the next run is due.
-		due, err := store.Lease(ctx, "prune", rand.Text(), pruneEvery(r))
+		holder := rand.Text()
+		due, err := store.Lease(ctx, "prune", holder, pruneEvery(r))
 		var pruned repo.Pruned
 		if err == nil && due {
-			pruned, err = store.Prune(ctx, r, nil)
+			if pruned, err = store.Prune(ctx, r, nil); err != nil { // somebody is to go on with it
+				end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+				err = errors.Join(err, store.Release(end, "prune", holder))
+				cancel()
+			}
 		}
 		switch {
 		case ctx.Err() != nil:

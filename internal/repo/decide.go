@@ -139,6 +139,8 @@ func (s *Store) decide(orders []*order, v *view) *writes {
 			w.wishes = append(w.wishes, e.SessionID)
 		}
 	}
+	slices.Sort(w.wishes)
+	w.wishes = slices.Compact(w.wishes)
 	return w
 }
 

@@ -41,8 +41,11 @@ type MigrationStep struct {
 // pooler, because the lock belongs to the session.
 func Migrate(ctx context.Context, url string) (taken []MigrationStep, err error) {
 	err = withMigrations(ctx, url, func(conn *sql.Conn, p *goose.Provider) error {
-		if _, err := conn.ExecContext(ctx, "SELECT pg_advisory_lock($1)", int64(migrationLock)); err != nil {
-			return plain("wait for the migration lock", err)
+		// To wait for another migration is meant: see migrationLockTimeout.
+		for _, statement := range []string{"SET lock_timeout = 0", fmt.Sprintf("SELECT pg_advisory_lock(%d)", int64(migrationLock))} {
+			if _, err := conn.ExecContext(ctx, statement); err != nil {
+				return plain("wait for the migration lock", err)
+			}
 		}
 		defer func() {
 			// Without it the lock would go with the connection, a moment later.
@@ -57,9 +60,9 @@ func Migrate(ctx context.Context, url string) (taken []MigrationStep, err error)
 		if taken, err = migrateJobs(ctx, url); err != nil {
 			return err
 		}
-		results, err := p.Up(ctx)
+		results, err := upPatiently(ctx, p)
 		if err != nil {
-			return migrationError(err)
+			return err
 		}
 		for _, r := range results {
 			taken = append(taken, MigrationStep{Version: r.Source.Version, Name: r.Source.Path, Applied: time.Now()})
@@ -67,6 +70,34 @@ func Migrate(ctx context.Context, url string) (taken []MigrationStep, err error)
 		return nil
 	})
 	return taken, err
+}
+
+// migrationLockTimeout is how long a step waits for somebody who reads a table
+// that it changes: every delivery waits behind it meanwhile.
+const migrationLockTimeout = "2s"
+
+// upPatiently takes the steps, and tries again what met somebody's lock, for
+// about two minutes. Each step is a transaction of its own.
+func upPatiently(ctx context.Context, p *goose.Provider) (results []*goose.MigrationResult, err error) {
+	const tries, pause = 30, 2 * time.Second
+	for n := 1; ; n++ {
+		some, err := p.Up(ctx)
+		if partial, ok := errors.AsType[*goose.PartialError](err); ok {
+			some = partial.Applied
+		}
+		results = append(results, some...)
+		if blame, _ := blameFor(err); err == nil || blame != someones || n == tries {
+			if err != nil {
+				err = migrationError(err)
+			}
+			return results, err
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return results, migrationError(err)
+		}
+	}
 }
 
 // createSchema asks first: IF NOT EXISTS wants the right to create schemas
@@ -175,6 +206,7 @@ func withMigrations(ctx context.Context, url string, do func(*sql.Conn, *goose.P
 	if err != nil {
 		return fmt.Errorf("database URL: %w", err)
 	}
+	cfg.RuntimeParams["lock_timeout"] = migrationLockTimeout
 	db := stdlib.OpenDB(*cfg)
 	defer func() { err = errors.Join(err, db.Close()) }()
 	store, err := database.NewStore(database.DialectPostgres, versions)

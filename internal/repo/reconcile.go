@@ -22,6 +22,7 @@ type ReconcileRun struct {
 // BeginRun notes that a run has begun.
 func (s *Store) BeginRun(ctx context.Context, r ReconcileRun) (id int64, err error) {
 	err = s.pool.QueryRow(ctx, `
+WITH old AS (DELETE FROM stripe_identity.reconcile_runs WHERE started_at < now() - interval '400 days')
 INSERT INTO stripe_identity.reconcile_runs (started_at, since) VALUES ($1, $2) RETURNING id`, r.StartedAt, r.Since).Scan(&id)
 	return id, plain("begin a run", err)
 }

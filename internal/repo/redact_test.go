@@ -98,6 +98,7 @@ func TestEveryKnownRedactionErases(t *testing.T) {
 	t.Parallel()
 	for word, want := range map[string]string{
 		"processing": "processing", "redacted": "redacted", "validated": "validated", "": "redacted",
+		"of tomorrow": "of tomorrow", // the event's type says enough
 	} {
 		t.Run("word "+word, func(t *testing.T) {
 			t.Parallel()

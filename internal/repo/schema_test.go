@@ -1,10 +1,13 @@
 package repo_test
 
 import (
+	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -229,6 +232,39 @@ func TestEightReplicasMigrateAtOnce(t *testing.T) {
 		if taken[name] == 0 {
 			t.Errorf("step %s was not taken; taken were %v", name, taken)
 		}
+	}
+}
+
+func TestAMigrationDoesNotHoldUpDeliveriesBehindAReader(t *testing.T) {
+	t.Parallel()
+	url := pgtest.Database(t)
+	conn := connect(t, url)
+	defer func() { _ = conn.Close(context.WithoutCancel(t.Context())) }()
+	if _, err := conn.Exec(t.Context(), `
+DELETE FROM stripe_identity.schema_migrations WHERE version_id = (SELECT max(version_id) FROM stripe_identity.schema_migrations);
+BEGIN;
+SELECT count(*) FROM stripe_identity.verification_sessions, stripe_identity.events`); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		_, err := repo.Migrate(t.Context(), url)
+		done <- err
+	}()
+	s := open(t, url)
+	for begun := time.Now(); time.Since(begun) < 5*time.Second; time.Sleep(100 * time.Millisecond) {
+		ctx, cancel := context.WithTimeout(t.Context(), 9*time.Second)
+		_, err := s.Record(ctx, read(t, newSession(1, fmt.Sprintf("vs_%d", time.Now().UnixNano())).Created(at(0)).Body))
+		cancel()
+		if err != nil {
+			t.Fatalf("a delivery behind the migration: %v", err)
+		}
+	}
+	if _, err := conn.Exec(t.Context(), "COMMIT"); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Errorf("migrate, after the reader: %v", err)
 	}
 }
 

@@ -3,7 +3,6 @@ package repo
 import (
 	"context"
 	"errors"
-	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -166,23 +165,28 @@ func (s *Store) Due(ctx context.Context, livemodes []bool, n int) (sessions []st
 INSERT INTO stripe_identity.wishes (session_id)
 SELECT id
 FROM (
-    SELECT id FROM stripe_identity.verification_sessions WHERE needs_refresh AND NOT hidden AND livemode = ANY ($1)
-    UNION
-    SELECT id FROM stripe_identity.verification_sessions WHERE outputs_wanted_since IS NOT NULL AND livemode = ANY ($1)
-    UNION
-    SELECT session_id FROM stripe_identity.events e
-    WHERE type LIKE 'v1.%' AND resolved_at IS NULL AND livemode = ANY ($1)
-      AND NOT EXISTS (SELECT FROM stripe_identity.verification_sessions WHERE id = e.session_id AND hidden)
-) wanted
-WHERE NOT EXISTS (SELECT FROM stripe_identity.wishes WHERE session_id = wanted.id)
-LIMIT $2
+    SELECT id
+    FROM (
+        SELECT id FROM stripe_identity.verification_sessions WHERE needs_refresh AND NOT hidden AND livemode = ANY ($1)
+        UNION
+        SELECT id FROM stripe_identity.verification_sessions WHERE outputs_wanted_since IS NOT NULL AND livemode = ANY ($1)
+        UNION
+        SELECT session_id FROM stripe_identity.events e
+        WHERE type LIKE 'v1.%' AND resolved_at IS NULL AND livemode = ANY ($1)
+          AND NOT EXISTS (SELECT FROM stripe_identity.verification_sessions WHERE id = e.session_id AND hidden)
+    ) wanted
+    WHERE NOT EXISTS (SELECT FROM stripe_identity.wishes WHERE session_id = wanted.id)
+    LIMIT $2
+) missing
+ORDER BY id -- as every writer does
 ON CONFLICT DO NOTHING`, livemodes, n)
 	b.Queue(`
 SELECT session_id
 FROM stripe_identity.wishes
 WHERE due_at <= now() AND (leased_until IS NULL OR leased_until <= now())
+  AND NOT EXISTS (SELECT FROM stripe_identity.verification_sessions s WHERE s.id = session_id AND NOT s.livemode = ANY ($2))
 ORDER BY due_at
-LIMIT $1`, n).Query(func(rows pgx.Rows) error {
+LIMIT $1`, n, livemodes).Query(func(rows pgx.Rows) error {
 		sessions, err = pgx.CollectRows(rows, pgx.RowTo[string])
 		return err
 	})
@@ -240,8 +244,6 @@ func (s *Store) wake(ctx context.Context, conn *pgx.Conn, w *writes) error {
 	if len(w.wishes) == 0 || s.opt.Wake == nil {
 		return nil
 	}
-	slices.Sort(w.wishes)
-	w.wishes = slices.Compact(w.wishes)
 	return s.opt.Wake(ctx, begun{conn}, w.wishes)
 }
 
