@@ -261,7 +261,7 @@ func anchors(text string) (names []string) {
 func TestDocumentsNameWhatCanBeRun(t *testing.T) {
 	t.Parallel()
 	makefile, root := document(t, "Makefile"), newRootCommand()
-	target := regexp.MustCompile(`(?m)(?:^|[;&|] *)make ([a-z][a-z-]*)`)
+	target := regexp.MustCompile(`(?m)(?:^|[;&|] *)make ([a-z][a-z0-9-]*)`)
 	command := regexp.MustCompile(`(?m)(?:^|[;&|$] *)(?:bin/)?webhookd ([a-z]+)(?: ([a-z]+))?`)
 	for _, name := range filesWith(t, ".md") {
 		text := document(t, name)
