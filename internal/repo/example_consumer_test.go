@@ -85,7 +85,10 @@ func Follow(ctx context.Context, url, name string, poll time.Duration, handle Ha
 		wait, cancel := context.WithTimeout(ctx, poll)
 		_, err = conn.WaitForNotification(wait)
 		cancel()
-		if err != nil && (ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded)) {
+		switch {
+		case ctx.Err() != nil:
+			return fmt.Errorf("follow verifications: %w", ctx.Err())
+		case err != nil && !errors.Is(err, context.DeadlineExceeded):
 			return fmt.Errorf("follow verifications: %w", err)
 		}
 	}
