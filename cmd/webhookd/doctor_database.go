@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"webhookd/internal/jobs"
 	"webhookd/internal/repo"
 	"webhookd/internal/signature"
 )
@@ -117,20 +118,21 @@ func serverFindings(s repo.Server, shared bool) (f findings) {
 // pooler the server's limits are the pooler's.
 func (f *findings) pooler(s repo.Server, shared bool) {
 	const mode = "cache_describe"
+	each := s.PoolSize + jobs.Connections
 	switch {
 	case s.Pooled && s.QueryMode != mode:
 		f.warnf("pooler", "in transaction mode add default_query_exec_mode="+mode+" to WEBHOOKD_DATABASE_URL",
 			"there is one between here and PostgreSQL, and the mode is %s", s.QueryMode)
 	case s.Pooled:
 		f.okf("pooler", "there is one, and the mode is "+mode)
-	case s.Most < s.PoolSize:
+	case s.Most < each:
 		f.failf("connections", "raise max_connections (or the limit of the role or database), or lower pool_max_conns in the URL",
-			"%d are allowed, and one replica opens up to %d", s.Most, s.PoolSize)
-	case s.Free < s.PoolSize:
+			"%d are allowed, and one replica opens up to %d", s.Most, each)
+	case s.Free < each:
 		f.warnf("connections", "raise max_connections (or the limit of the role or database), or lower pool_max_conns in the URL",
-			"%d are free, and one more replica opens up to %d", max(s.Free, 0), s.PoolSize)
+			"%d are free, and one more replica opens up to %d", max(s.Free, 0), each)
 	default:
-		f.okf("connections", "%d of %d are free, a replica opens up to %d", s.Free, s.Most, s.PoolSize)
+		f.okf("connections", "%d of %d are free, a replica opens up to %d", s.Free, s.Most, each)
 	}
 	if s.Pooled && shared {
 		f.warnf("migrate", "set WEBHOOKD_MIGRATE_DATABASE_URL to reach PostgreSQL directly", "'webhookd migrate' would go through the pooler, where its lock does not hold")

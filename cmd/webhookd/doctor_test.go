@@ -273,11 +273,11 @@ func TestDoctor(t *testing.T) {
 		"the database has no room for one replica": {func(p *patient) {
 			p.sql(`ALTER DATABASE ` + p.clone() + ` CONNECTION LIMIT 5`)
 			p.set(func(e *environment) { e.DatabaseURL.force(p.url + "&pool_max_conns=6") })
-		}, []expectation{{"connections", isFailure, "5 are allowed, and one replica opens up to 6", "max_connections"}}},
+		}, []expectation{{"connections", isFailure, "5 are allowed, and one replica opens up to 10", "max_connections"}}},
 		"the database has no room for one more replica": {func(p *patient) {
-			p.sql(`ALTER DATABASE ` + p.clone() + ` CONNECTION LIMIT 6`)
+			p.sql(`ALTER DATABASE ` + p.clone() + ` CONNECTION LIMIT 10`)
 			p.set(func(e *environment) { e.DatabaseURL.force(p.url + "&pool_max_conns=6") })
-		}, []expectation{{"connections", isWarning, "4 are free, and one more replica opens up to 6", "max_connections"}}},
+		}, []expectation{{"connections", isWarning, "8 are free, and one more replica opens up to 10", "max_connections"}}},
 
 		"a secret was never seen, and one is not configured any more": {func(p *patient) {
 			p.set(func(e *environment) { e.StripeWebhookSecrets.force("main=" + whsec + ",test:new=" + whsec + "new") })

@@ -64,7 +64,7 @@ Exit code 0 if accepted, 1 if refused, 2 for wrong usage.`,
 		}
 		v.now = time.Now()
 		if f.Changed("at") {
-			v.now = time.Unix(at, 0)
+			v.now, v.given = time.Unix(at, 0), true
 		}
 		if v.body, err = readBody(cmd.InOrStdin(), body); err != nil {
 			return usagef("read body: %w", err)
@@ -88,6 +88,7 @@ type verification struct {
 	secrets   []signature.Secret
 	tolerance time.Duration
 	now       time.Time
+	given     bool // now, by --at
 }
 
 // secretsFrom takes the given secrets, or without any the configured ones, else
@@ -214,6 +215,8 @@ func (v *verification) advice(err error, verifier *signature.Verifier) string {
 		return "take the secret of this very endpoint and mode (the CLI has one of its own), and the body's bytes as received: not parsed, formatted or cut"
 	case errors.Is(err, signature.ErrTooOld):
 		return "each attempt of Stripe's is signed anew: this one was kept, or this clock is fast. For an old one give --at"
+	case errors.Is(err, signature.ErrTooNew) && v.given:
+		return "--at lies before the signature: give the time of the delivery, or leave it out"
 	case errors.Is(err, signature.ErrTooNew):
 		return "set this clock: it is slow"
 	case errors.Is(err, signature.ErrWrongMode):

@@ -59,6 +59,9 @@ func (c *Client) Session(ctx context.Context, p Place, id string, withOutputs, s
 		return Answer{}, fmt.Errorf("read session: %w", err)
 	}
 	a, err := c.session(ctx, p, path, withOutputs, sensitive)
+	if !a.Expanded { // what was not asked for is not taken
+		a.Session.Outputs, a.Session.Details = nil, nil
+	}
 	if err == nil && a.Session.ID != id {
 		err = &RetryError{Reason: "the answer is not what was asked for"}
 	}
