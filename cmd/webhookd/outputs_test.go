@@ -39,6 +39,7 @@ func TestOutputsThroughFaultsAndAKill(t *testing.T) {
 		"WEBHOOKD_DATABASE_URL": database, "WEBHOOKD_STRIPE_WEBHOOK_SECRETS": "main=" + whsec,
 		"WEBHOOKD_LISTEN_ADDR": "127.0.0.1:0", "WEBHOOKD_ADMIN_ADDR": "127.0.0.1:0", "WEBHOOKD_DRAIN_DELAY": "0s",
 		"WEBHOOKD_STRIPE_API_KEYS": key, "WEBHOOKD_STRIPE_API_BASE": fake.URL, "WEBHOOKD_API_RATE": fmt.Sprint(rate),
+		"WEBHOOKD_RECONCILE_EVERY": "0", // it would be told, now, what the events of a minute ago change
 	}
 	survivor := launch(t, t.TempDir(), vars, "serve").serves()
 	victim := launch(t, t.TempDir(), vars, "serve").serves()

@@ -176,6 +176,7 @@ func TestJobsWorkThroughPgBouncer(t *testing.T) {
 			e.StripeAPIKeys.force(key)
 			e.StripeAPIBase.force(fake.URL)
 			e.APIRate.force("25")
+			e.ReconcileEvery.force("0") // it would be told, now, what the events of a minute ago change
 		}).ready())
 	}
 	const people = 12
