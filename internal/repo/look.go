@@ -20,6 +20,14 @@ type view struct {
 	waiting     map[string]bool  // event ids that a thin event waits for
 	outputs     map[string]events.Carrier
 	details     map[string]events.Carrier
+	answered    []string            // sessions that Stripe's API was asked about
+	shown       map[answerKey]int64 // rows of history that only an answer tells
+}
+
+// answerKey is which answer of the API: a session has one that ends in a second.
+type answerKey struct {
+	session string
+	second  int64
 }
 
 // session is what stands of one, and how its row was found.
@@ -58,7 +66,8 @@ ON CONFLICT (id) DO UPDATE SET id = excluded.id WHERE false`
 SELECT id, account, context, livemode, type, status, last_error_code, last_error_reason,
        last_verification_report_id, client_reference_id, related_customer, related_customer_account,
        related_person, related_person_account, verification_flow, redaction_status, created_at, status_changed_at, last_event_id, last_event_created_at,
-       needs_refresh, outputs_wanted_since, births, redacted, hidden, coalesce(told_by, last_event_id), content_digest
+       needs_refresh, outputs_wanted_since, births, redacted, hidden, coalesce(told_by, last_event_id), content_digest,
+       fetched_until IS NOT NULL
 FROM stripe_identity.verification_sessions
 WHERE id = ANY ($1)`
 
@@ -93,7 +102,8 @@ SELECT session_id, told_at, told_rank, told_by, told_twin
 FROM stripe_identity.provided_details WHERE session_id = ANY ($1)`
 )
 
-// look locks the sessions and reads what stands, in one round trip.
+// look locks the sessions and reads what stands: in one round trip, or in two if
+// Stripe's API was asked about one of them before.
 func look(ctx context.Context, conn *pgx.Conn, p *pipeline, orders []*order, lockTimeout time.Duration) (*view, error) {
 	sessionIDs, eventIDs, carries := concerned(orders)
 	references := map[string]string{}
@@ -105,7 +115,7 @@ func look(ctx context.Context, conn *pgx.Conn, p *pipeline, orders []*order, loc
 	v := &view{
 		sessions: make(map[string]*session, len(sessionIDs)), known: make(map[string]bool, len(eventIDs)),
 		waiting: map[string]bool{}, quarantined: map[string]doubt{},
-		outputs: map[string]events.Carrier{}, details: map[string]events.Carrier{},
+		outputs: map[string]events.Carrier{}, details: map[string]events.Carrier{}, shown: map[answerKey]int64{},
 	}
 	ask := func(sql string, read func(*row)) {
 		p.add(sql, read)
@@ -117,7 +127,6 @@ func look(ctx context.Context, conn *pgx.Conn, p *pipeline, orders []*order, loc
 	ask(sqlLock, nil)
 	optional(p, sessionIDs, func(id string) string { return references[id] })
 	ask(sqlSessions, v.sessionReader(len(sessionIDs)))
-	ask(sqlAnswers, v.readAnswer)
 	ask(sqlHistory, v.readStep)
 	ask(sqlSeen, v.readSeen)
 	strs(p, eventIDs, itself)
@@ -127,6 +136,13 @@ func look(ctx context.Context, conn *pgx.Conn, p *pipeline, orders []*order, loc
 	}
 	if err := p.run(ctx, conn); err != nil {
 		return nil, err
+	}
+	if len(v.answered) > 0 {
+		p.add(sqlAnswers, v.readAnswer)
+		strs(p, v.answered, itself)
+		if err := p.run(ctx, conn); err != nil {
+			return nil, err
+		}
 	}
 	for _, s := range v.sessions {
 		slices.SortFunc(s.Steps, func(a, b events.Step) int { return a.Compare(b.Key) })
@@ -194,6 +210,9 @@ func (v *view) sessionReader(n int) func(*row) {
 		}
 		s.Births, s.Redacted, s.Hidden, s.ToldBy = births, r.bool(), r.bool(), r.str()
 		copy(s.digest[:], r.raw())
+		if r.bool() {
+			v.answered = append(v.answered, s.ID)
+		}
 		s.bare = s.LastEventID == "" && !s.Redacted
 		s.wasGone = s.Redacted
 		s.wanted = wanted{s.NeedsRefresh && !s.Hidden, s.OutputsWantedSince}
@@ -203,17 +222,16 @@ func (v *view) sessionReader(n int) func(*row) {
 	}
 }
 
-// readAnswer reads an answer of the API, before the row of history that it may have.
+// readAnswer reads an answer of the API. The row of history that it may have
+// was read before.
 func (v *view) readAnswer(r *row) {
 	s := v.sessions[r.str()]
-	if s == nil {
-		return
-	}
 	t := events.Step{Answer: true, Source: events.SourceAPI}
 	t.Second, t.Rank, t.From, t.Outputs = r.time().Unix(), events.AnswerRank, r.time().Unix(), r.bool()
 	t.Type, t.Session = r.str(), r.text()
 	t.State = events.State{Status: r.str(), ErrorCode: r.str(), ReportID: r.str(), Redaction: r.str()}
 	t.Account, t.Livemode = r.text(), r.mode()
+	t.Row, t.Shown = v.shown[answerKey{s.ID, t.Second}]
 	s.Steps = append(s.Steps, t)
 }
 
@@ -226,11 +244,7 @@ func (v *view) readStep(r *row) {
 	}
 	t.Second, t.Rank, t.Type = r.time().Unix(), int(r.int64()), r.str()
 	if t.ID == "" {
-		for i := range s.Steps {
-			if a := &s.Steps[i]; a.Answer && a.Second == t.Second {
-				a.Row, a.Shown = t.Row, true
-			}
-		}
+		v.shown[answerKey{s.ID, t.Second}] = t.Row
 		return
 	}
 	t.State = events.State{Status: r.str(), ErrorCode: r.str(), ReportID: r.str(), Redaction: r.str()}
