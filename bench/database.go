@@ -119,6 +119,19 @@ func (l *lab) transactions(ctx context.Context) (n int64, err error) {
 	return n, err
 }
 
+// transactionsDuring is how many there were while something was done.
+func (l *lab) transactionsDuring(ctx context.Context, do func() error) (int64, error) {
+	before, err := l.transactions(ctx)
+	if err != nil {
+		return 0, err
+	}
+	if err := do(); err != nil {
+		return 0, err
+	}
+	after, err := l.transactions(ctx)
+	return after - before, err
+}
+
 func (l *lab) setCommitDelay(ctx context.Context, delay time.Duration) error {
 	return l.execute(ctx, "postgres",
 		fmt.Sprintf("ALTER SYSTEM SET commit_delay = %d", delay.Microseconds()), "ALTER SYSTEM SET commit_siblings = 0", "SELECT pg_reload_conf()")

@@ -400,18 +400,25 @@ func (l *lab) load(ctx context.Context, connections int, args []string, servers 
 
 // refuse measures refusals, and what the database has of them.
 func (l *lab) refuse(ctx context.Context, s *server) (measurement, error) {
-	before, err := l.transactions(ctx)
+	idle, err := l.transactionsDuring(ctx, func() error {
+		select {
+		case <-time.After(l.seconds):
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	})
 	if err != nil {
 		return measurement{}, err
 	}
 	untouched := *s
 	untouched.schema = ""
-	m, err := l.load(ctx, middle, []string{"--bad-signatures", "1"}, &untouched)
-	if err != nil {
-		return m, err
-	}
-	after, err := l.transactions(ctx)
-	m.Transactions = after - before
+	var m measurement
+	busy, err := l.transactionsDuring(ctx, func() error {
+		m, err = l.load(ctx, middle, []string{"--bad-signatures", "1"}, &untouched)
+		return err
+	})
+	m.Transactions = busy - idle // of the looks that a service takes by itself there are as many
 	return m, err
 }
 

@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"testing"
-	"time"
 
 	"go.uber.org/zap"
 
@@ -16,10 +15,9 @@ import (
 // blank is a ResponseWriter that costs nothing.
 type blank struct{ header http.Header }
 
-func (b blank) Header() http.Header             { return b.header }
-func (b blank) Write(p []byte) (int, error)     { return len(p), nil }
-func (b blank) WriteHeader(int)                 {}
-func (b blank) SetReadDeadline(time.Time) error { return nil }
+func (b blank) Header() http.Header         { return b.header }
+func (b blank) Write(p []byte) (int, error) { return len(p), nil }
+func (b blank) WriteHeader(int)             {}
 
 // BenchmarkDelivery is the receiver's own work, without net/http and a database.
 func BenchmarkDelivery(b *testing.B) {

@@ -58,6 +58,7 @@ type service struct {
 	*receiver.Receiver
 	registry *prometheus.Registry
 	logs     *observer.ObservedLogs
+	timeout  time.Duration
 }
 
 func newService(tb testing.TB, s receiver.Store, change ...func(*receiver.Options)) *service {
@@ -77,7 +78,7 @@ func newService(tb testing.TB, s receiver.Store, change ...func(*receiver.Option
 	if err != nil {
 		tb.Fatalf("New: %v", err)
 	}
-	return &service{r, registry, logs}
+	return &service{r, registry, logs, o.DeliveryTimeout}
 }
 
 func newVerifier(tb testing.TB) *signature.Verifier {
@@ -101,7 +102,7 @@ func newVerifier(tb testing.TB) *signature.Verifier {
 func (s *service) listen(tb testing.TB) string {
 	tb.Helper()
 	srv := httptest.NewUnstartedServer(nil)
-	srv.Config = receiver.NewServer(s, 10*time.Second, zap.NewNop())
+	srv.Config = receiver.NewServer(s, s.timeout, zap.NewNop())
 	srv.Start()
 	tb.Cleanup(srv.Close)
 	return srv.Listener.Addr().String()

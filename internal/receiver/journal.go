@@ -46,8 +46,7 @@ func (j *journal) delivery(v *verdict) {
 	case refused, unavailable:
 		level = zapcore.WarnLevel
 	}
-	line := j.log.Check(level, "delivery")
-	if line == nil || reason != "" && !j.limits[reason].allow(time.Now()) {
+	if !j.log.Core().Enabled(level) || reason != "" && !j.limits[reason].allow(time.Now()) {
 		return
 	}
 
@@ -71,7 +70,7 @@ func (j *journal) delivery(v *verdict) {
 	if v.err != nil {
 		fields = append(fields, zap.String("error", printable(v.err.Error(), maxError)))
 	}
-	line.Write(append(fields, zap.Duration("duration", v.took))...)
+	j.log.Log(level, "delivery", append(fields, zap.Duration("duration", v.took))...)
 }
 
 // panicked tells of a fault of ours by the type of its value and its stack,

@@ -53,8 +53,8 @@ type Options struct {
 	Livemode events.Mode
 	// MaxBodyBytes is the longest body that is read.
 	MaxBodyBytes int64
-	// DeliveryTimeout counts from the request's headers to the commit. The body
-	// has half of it to arrive.
+	// DeliveryTimeout counts from the request's headers to the commit. [NewServer]
+	// gives the body half of it to arrive.
 	DeliveryTimeout time.Duration
 	Now             func() time.Time
 	Log             *zap.Logger
@@ -165,9 +165,6 @@ type verdict struct {
 // ServeHTTP answers one delivery.
 func (r *Receiver) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	begun := time.Now()
-	// It also bounds how long net/http drains a body that nobody has read. Only
-	// a writer without a connection has no deadlines.
-	_ = http.NewResponseController(w).SetReadDeadline(begun.Add(r.timeout / 2))
 	if r.phase.Load() != open || len(q.TransferEncoding) > 0 {
 		// RFC 9112, 6.1: chunks beside a Content-Length may hide a second request.
 		// net/http does not tell whether there was one.
