@@ -139,23 +139,27 @@ func (r *rig) inherit(ctx context.Context, kill func() error) error {
 // whether outputs were asked for. What it said the tale knows.
 func (o *oracle) answers(ctx context.Context, sessions []string, tales map[string]*tale) (map[string][]events.Answer, error) {
 	all := map[string][]events.Answer{}
-	var wrong error
-	err := each(ctx, o.conn, `SELECT session_id, account, told_from, told_until, outputs FROM stripe_identity.answers WHERE session_id = ANY ($1)`,
-		[]any{sessions}, func(f *fields) {
-			id := f.text()
-			a := events.Answer{Account: f.maybe(), From: f.time(), Until: f.time(), Outputs: f.bool()}
-			if a.Session, wrong = events.ParseSession(tales[id].last); wrong != nil {
-				f.err = wrong
-				return
-			}
-			if !a.Outputs || a.Session.Status.Value != events.StatusVerified {
-				a.Session.Outputs = nil
-			}
-			if !a.Outputs {
-				a.Session.Details = nil
-			}
-			all[id] = append(all[id], a)
-		})
+	rows, _ := o.conn.Query(ctx, `SELECT session_id, account, told_from, told_until, outputs FROM stripe_identity.answers WHERE session_id = ANY ($1)`,
+		sessions) // ForEachRow tells the error
+	var (
+		id      string
+		account *string
+		a       events.Answer
+	)
+	_, err := pgx.ForEachRow(rows, []any{&id, &account, &a.From, &a.Until, &a.Outputs}, func() (err error) {
+		a.Account = events.TextOf(account)
+		if a.Session, err = events.ParseSession(tales[id].last); err != nil {
+			return err
+		}
+		if !a.Outputs || a.Session.Status.Value != events.StatusVerified {
+			a.Session.Outputs = nil
+		}
+		if !a.Outputs {
+			a.Session.Details = nil
+		}
+		all[id] = append(all[id], a)
+		return nil
+	})
 	return all, err
 }
 

@@ -168,6 +168,7 @@ func (r *replica) kill(ctx context.Context) error {
 
 // term asks it to end, which it must do in order.
 func (r *replica) term(ctx context.Context) error {
+	r.look(ctx) // on a busy machine it may end before it is looked at again
 	if err := r.signal(syscall.SIGTERM); err != nil {
 		return err
 	}
