@@ -3,20 +3,17 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/json"
-	"fmt"
 	"math/rand/v2"
-	"net"
 	"net/http"
-	"path"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"webhookd/internal/events"
 	"webhookd/internal/scenario"
 	"webhookd/internal/signature"
+	"webhookd/internal/stripeapi"
+	"webhookd/internal/stripeapi/stripefake"
 )
 
 // demoAlive is how many sessions go through their stories at once, demoPace
@@ -42,7 +39,6 @@ type demo struct {
 // demoSession is a session and what is still to happen to it.
 type demoSession struct {
 	*scenario.Session
-	live bool
 	what []string
 	code string // of its failures
 }
@@ -101,7 +97,7 @@ func (d *demo) begin(story, code string) *demoSession {
 	if err != nil {
 		panic(err) // the stories are our own
 	}
-	s := &demoSession{live: d.rng.IntN(5) > 0, code: code}
+	s := &demoSession{code: code}
 	for _, e := range told {
 		s.what = append(s.what, e.Type[strings.LastIndexByte(e.Type, '.')+1:])
 	}
@@ -109,7 +105,7 @@ func (d *demo) begin(story, code string) *demoSession {
 		s.code = ""
 	}
 	s.Session = d.source.Session(scenario.SessionOptions{
-		Livemode: s.live, Type: scenario.SessionType(code),
+		Livemode: d.rng.IntN(5) > 0, Type: scenario.SessionType(code),
 		CreatedAt: time.Now().Add(-time.Duration(20+d.rng.IntN(600)) * time.Second),
 	})
 	return s
@@ -124,11 +120,10 @@ func (d *demo) step(ctx context.Context, s *demoSession) error {
 		panic(err) // likewise
 	}
 	s.what = s.what[1:]
-	d.stripe.learn(s.ID, s.Expanded(e).Body)
+	d.stripe.Tell(s.Session, e)
 	d.sent++
 	switch draw := d.rng.IntN(100); {
 	case d.sent == 80 || draw == 0 && d.rng.IntN(5) == 0:
-		d.stripe.keep(e, s.live)
 		return nil
 	case draw < 5:
 		err = d.deliver(ctx, d.target.Secret, e, e)
@@ -166,82 +161,35 @@ func (d *demo) deliver(ctx context.Context, secret string, all ...scenario.Event
 	return nil
 }
 
-// demoStripe is as much of Stripe's API as a demo needs: the sessions that it
-// told of, with made-up outputs, and the events that it lost.
+// demoStripe is the Stripe of a demo. It is told of what happens before it is
+// delivered, and has what is lost.
 type demoStripe struct {
+	*stripefake.Fake
 	server *http.Server
 	base   string
-
-	mu       sync.Mutex
-	sessions map[string]json.RawMessage
-	lost     map[bool][]json.RawMessage // by livemode
 }
 
-// demoKeys stand for restricted keys; demoStripe takes any.
+// demoKeys stand for restricted keys of either mode.
 const demoKeys = "rk_live_demo,rk_test_demo"
 
 func serveDemoStripe(ctx context.Context) (*demoStripe, error) {
-	l, err := new(net.ListenConfig).Listen(ctx, "tcp4", "127.0.0.1:0")
-	if err != nil {
-		return nil, fmt.Errorf("serve Stripe's part of the demo: %w", err)
+	fake := stripefake.InMemory()
+	fake.Set(func(s *stripefake.Settings) { s.Keep, s.Unknown = 1000, toldBefore }) // a demo may run for days
+	for key := range strings.SplitSeq(demoKeys, ",") {
+		fake.Grant(key, stripefake.Rights{Sensitive: true})
 	}
-	d := &demoStripe{base: "http://" + l.Addr().String(), sessions: map[string]json.RawMessage{}, lost: map[bool][]json.RawMessage{}}
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /v1/identity/verification_sessions/{id}", d.session)
-	mux.HandleFunc("GET /v1/events", d.events)
-	mux.HandleFunc("GET /v1/", func(w http.ResponseWriter, _ *http.Request) { answerList(w, nil) })
-	d.server = &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
-	go func() { _ = d.server.Serve(l) }() // Close ends it
-	return d, nil
+	server, err := fake.Serve(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &demoStripe{fake, server, fake.URL}, nil
 }
 
 func (d *demoStripe) close() error { return d.server.Close() }
 
-// learn keeps what an event tells of its session, outputs included.
-func (d *demoStripe) learn(id string, event []byte) {
-	var e struct {
-		Data struct{ Object json.RawMessage }
-	}
-	if json.Unmarshal(event, &e) != nil {
-		panic("an event of our own is no JSON")
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if len(d.sessions) > 10_000 {
-		clear(d.sessions) // a demo may run for days
-	}
-	d.sessions[id] = e.Data.Object
-}
-
-// keep lists an event that is not delivered.
-func (d *demoStripe) keep(e scenario.Event, live bool) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.lost[live] = append(d.lost[live][max(0, len(d.lost[live])-50):], e.Body)
-}
-
-func (d *demoStripe) session(w http.ResponseWriter, r *http.Request) {
-	d.mu.Lock()
-	session, ok := d.sessions[path.Base(r.URL.Path)]
-	d.mu.Unlock()
-	if !ok {
-		writeJSON(w, http.StatusNotFound, map[string]any{"error": map[string]string{"type": "invalid_request_error", "code": "resource_missing"}})
-		return
-	}
-	writeJSON(w, http.StatusOK, session)
-}
-
-func (d *demoStripe) events(w http.ResponseWriter, r *http.Request) {
-	d.mu.Lock()
-	all := slices.Clone(d.lost[strings.Contains(r.Header.Get("Authorization"), "_live_")])
-	d.mu.Unlock()
-	if r.URL.Query().Has("ending_before") {
-		all = nil // they came on the first page
-	}
-	slices.Reverse(all)
-	answerList(w, all)
-}
-
-func answerList(w http.ResponseWriter, data []json.RawMessage) {
-	writeJSON(w, http.StatusOK, map[string]any{"object": "list", "has_more": false, "data": append([]json.RawMessage{}, data...)})
+// toldBefore makes up a session that an earlier run left in the database, or
+// that trigger told of: who wants its outputs knows it to be verified.
+func toldBefore(at stripeapi.Place, id string) []byte {
+	s := scenario.New(0).Session(scenario.SessionOptions{ID: id, Livemode: at.Live, Status: events.StatusVerified})
+	return s.Expanded(s.Verified(time.Now())).Body
 }

@@ -3,6 +3,7 @@ package jobs
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -96,7 +97,7 @@ func (w *Worker) fetch(ctx context.Context, wish *repo.Wish, place stripeapi.Pla
 		return w.refused(wish, stripeapi.ErrForbidden, true)
 	case len(a.Unreadable) > 0:
 		w.metrics.fetched(fetchPartial)
-		w.tellUnreadable(wish, a.Unreadable, !sensitive)
+		w.tellUnreadable(wish, a.Unreadable, late)
 	default:
 		w.metrics.fetched(fetchStored)
 	}
@@ -107,9 +108,11 @@ func (w *Worker) fetch(ctx context.Context, wish *repo.Wish, place stripeapi.Pla
 	return max(backoff(wish), min(time.Until(wish.OutputsSince), 6*time.Hour)), nil
 }
 
-func (w *Worker) tellUnreadable(wish *repo.Wish, fields []string, givenUp bool) {
+// tellUnreadable tells of outputs that were read in part. Beside others only
+// sensitive ones can be missing, and what was typed in, which has no window.
+func (w *Worker) tellUnreadable(wish *repo.Wish, fields []string, late bool) {
 	about := []zap.Field{zap.String("session_id", wish.Session), zap.Strings("unreadable_fields", fields)}
-	if givenUp {
+	if late && slices.ContainsFunc(fields, func(f string) bool { return f != "provided_details" }) {
 		w.Log.Error("sensitive outputs are lost: they were not read within OUTPUTS_WINDOW",
 			append(about, zap.Duration("window", w.Window), zap.Time("wanted_since", wish.OutputsSince))...)
 		return

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
+	"go.uber.org/zap/zapcore"
 
 	"webhookd/internal/events"
 	"webhookd/internal/jobs"
@@ -251,6 +252,44 @@ func TestSensitiveFieldsAreGivenUpAfterTheWindowAndTheRestIsStored(t *testing.T)
 	w.wants(t, `SELECT concat_ws(' ', first_name IS NOT NULL, dob_year, unreadable_fields[1]) FROM stripe_identity.verified_outputs`, "t dob")
 	if w.logs.FilterMessageSnippet("sensitive outputs are lost").Len() != 1 {
 		t.Errorf("it was not told: %v", w.logs.All())
+	}
+}
+
+// The first attempt, however late, asks for all of them: a key that is restricted
+// to an IP may read them, and of another one the loss is told.
+func TestALateFirstAttemptTellsWhatIsLost(t *testing.T) {
+	t.Parallel()
+	const lost, partly = "sensitive outputs are lost", "outputs are stored in part"
+	for name, c := range map[string]struct {
+		rights stripefake.Rights
+		age    time.Duration
+		told   string
+		rest   string
+	}{
+		"nothing, if the key reads any age":    {full, 49 * time.Hour, "", "1904"},
+		"the sensitive ones, if it does not":   {stripefake.Rights{Sensitive: true}, 49 * time.Hour, lost, "dob,id_number,sex,unparsed_place_of_birth,unparsed_sex"},
+		"no sensitive one, if these were read": {stripefake.Rights{Sensitive: true, AnyAge: true, Refuses: []string{"provided_details"}}, 49 * time.Hour, partly, "1904 provided_details"},
+		"none, if it is not late":              {stripefake.Rights{}, 0, partly, "dob,id_number,sex,unparsed_place_of_birth,unparsed_sex"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, c.rights)
+			s, told := w.verifiedAt(scenario.SessionOptions{Livemode: true}, time.Now().Add(-c.age))
+			w.Age(stripeapi.Place{Live: true}, s.ID, c.age)
+			w.start(t)
+			w.deliver(t, told...)
+			w.served(t)
+			w.wants(t, `SELECT concat_ws(' ', dob_year, array_to_string(unreadable_fields, ',')) FROM stripe_identity.verified_outputs`, c.rest)
+			for message, level := range map[string]zapcore.Level{lost: zapcore.ErrorLevel, partly: zapcore.WarnLevel} {
+				want := 0
+				if message == c.told {
+					want = 1
+				}
+				if n := w.logs.FilterMessageSnippet(message).FilterLevelExact(level).Len(); n != want {
+					t.Errorf("%q was told %d times, want %d", message, n, want)
+				}
+			}
+		})
 	}
 }
 

@@ -92,6 +92,11 @@ func (f *Fake) session(at stripeapi.Place, id, key string, r Rights, expand []st
 			return f.expanded(i, key, r, expand)
 		}
 	}
+	if f.set.Unknown != nil && len(expand) > 0 {
+		made := &item{changed: f.set.Now()}
+		mustDecode(objectOf(f.set.Unknown(at, id)), &made.doc)
+		return f.expanded(made, key, r, expand)
+	}
 	message := "No such verificationsession: '" + id + "'"
 	at.Live = !at.Live
 	if p := f.places[at]; p != nil && slices.ContainsFunc(p.sessions, func(i *item) bool { return i.id == id }) {

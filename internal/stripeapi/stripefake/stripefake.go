@@ -1,6 +1,7 @@
-// Package stripefake is Stripe's API as far as webhookd reads it, for tests:
-// sessions, events, webhook endpoints and event destinations, each seen only
-// with the mode, Stripe-Account or Stripe-Context that they belong to.
+// Package stripefake is Stripe's API as far as webhookd reads it, for tests and
+// for `dev --demo`: sessions, events, webhook endpoints and event destinations,
+// each seen only with the mode, Stripe-Account or Stripe-Context that they
+// belong to.
 //
 // A fake keeps state: what a [scenario.Session] does is told to it by
 // [Fake.Tell], and later reads see it. It refuses what Stripe refuses (rights
@@ -10,17 +11,19 @@
 package stripefake
 
 import (
+	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
+	"net"
 	"net/http"
-	"net/http/httptest"
 	"net/url"
 	"slices"
 	"strings"
 	"sync"
-	"testing"
 	"time"
 
 	"webhookd/internal/events"
@@ -42,6 +45,12 @@ type Settings struct {
 	Date  string           // instead of it; "-" for none
 	Limit int              // requests in any second before a 429; 25 at first, 0 for no limit
 	Delay time.Duration    // of every answer
+	// Keep is how many requests, and sessions and events of a place, are
+	// remembered, the newest; 0 for all. Limit counts what is remembered.
+	Keep int
+	// Unknown makes up, for who expands something of a session that nobody told
+	// of, its last event, expanded; nil for a 404. It may not call the fake.
+	Unknown func(at stripeapi.Place, id string) []byte
 	// Refusal is how an expansion that a key may not read is refused.
 	Refusal Refusal
 	// Arrived is called with the last part of the path (an id, or the name of
@@ -123,13 +132,32 @@ type item struct {
 
 type object = map[string]json.RawMessage
 
-// New starts a fake on a loopback address, which closes with the test.
-func New(tb testing.TB) *Fake {
+// New starts a fake for a test, with which it closes.
+func New(tb interface {
+	Context() context.Context
+	Cleanup(end func())
+	Fatal(args ...any)
+}) *Fake {
 	f := InMemory()
-	server := httptest.NewServer(f)
-	tb.Cleanup(server.Close)
-	f.URL = server.URL
+	server, err := f.Serve(tb.Context())
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { _ = server.Close() }) // nothing is written there
 	return f
+}
+
+// Serve starts to answer at a loopback address, URL from now on, until the
+// server is closed.
+func (f *Fake) Serve(ctx context.Context) (*http.Server, error) {
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp4", "127.0.0.1:0")
+	if err != nil {
+		return nil, fmt.Errorf("serve as Stripe: %w", err)
+	}
+	f.URL = "http://" + l.Addr().String()
+	server := &http.Server{Handler: f, ReadHeaderTimeout: 10 * time.Second}
+	go func() { _ = server.Serve(l) }() // Close ends it
+	return server, nil
 }
 
 // InMemory is a fake without a server, to be used as an [http.RoundTripper],
@@ -174,11 +202,12 @@ func (f *Fake) Key(live bool, r Rights) string {
 	return key
 }
 
-// Grant changes what a key may read.
+// Grant changes what a key may read. One that is not known is made, of the mode
+// that it names.
 func (f *Fake) Grant(key string, r Rights) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.keys[key] = access{f.keys[key].live, r}
+	f.keys[key] = access{strings.Contains(key, "_live_"), r}
 }
 
 // Expire makes a key unknown.
@@ -192,14 +221,18 @@ func (f *Fake) Expire(key string) {
 // and the session, with its outputs where the key may, is as the event says.
 // A redaction erases the session's earlier events too, as Stripe does.
 func (f *Fake) Tell(s *scenario.Session, e scenario.Event) {
+	f.AddSession(f.AddEvent(e.Body), objectOf(s.Expanded(e).Body))
+}
+
+// objectOf is the session that an event tells of.
+func objectOf(event []byte) json.RawMessage {
 	var told struct {
 		Data struct {
 			Object json.RawMessage `json:"object"`
 		} `json:"data"`
 	}
-	mustDecode(s.Expanded(e).Body, &told)
-	at := f.AddEvent(e.Body)
-	f.AddSession(at, told.Data.Object)
+	mustDecode(event, &told)
+	return told.Data.Object
 }
 
 // AddEvent adds a snapshot event, at the place that it names.
@@ -219,7 +252,7 @@ func (f *Fake) AddEvent(body []byte) stripeapi.Place {
 	defer f.mu.Unlock()
 	f.seq++
 	p := f.at(at)
-	p.events = append(p.events, &item{id: e.ID, created: e.Created, seq: f.seq, doc: doc})
+	p.events = newest(append(p.events, &item{id: e.ID, created: e.Created, seq: f.seq, doc: doc}), f.set.Keep)
 	return at
 }
 
@@ -243,7 +276,7 @@ func (f *Fake) AddSession(at stripeapi.Place, body []byte) {
 		added.seq = p.sessions[i].seq
 		p.sessions[i] = added
 	} else {
-		p.sessions = append(p.sessions, added)
+		p.sessions = newest(append(p.sessions, added), f.set.Keep)
 	}
 	if s.Redaction != nil {
 		p.redact(s.ID)
@@ -309,6 +342,14 @@ func (f *Fake) PeakRate() int {
 	return peak
 }
 
+// newest are the last of all, as many as are to be kept.
+func newest[T any](all []T, keep int) []T {
+	if keep == 0 || len(all) <= keep {
+		return all
+	}
+	return slices.Delete(all, 0, len(all)-keep)
+}
+
 // at is the data of a place, new if there is none. f.mu is held.
 func (f *Fake) at(p stripeapi.Place) *place {
 	if p.Context != "" {
@@ -356,7 +397,7 @@ func has(o object, field string) bool {
 
 // RoundTrip answers without a network.
 func (f *Fake) RoundTrip(req *http.Request) (*http.Response, error) {
-	w := httptest.NewRecorder()
+	w := &recorder{header: http.Header{}}
 	broken := true
 	func() {
 		defer func() {
@@ -373,10 +414,18 @@ func (f *Fake) RoundTrip(req *http.Request) (*http.Response, error) {
 	case broken:
 		return nil, errors.New("connection reset by peer")
 	}
-	res := w.Result()
-	res.Request = req
-	return res, nil
+	return &http.Response{StatusCode: w.status, Header: w.header, Body: io.NopCloser(&w.Buffer), ContentLength: int64(w.Len()), Request: req}, nil
 }
+
+// recorder keeps an answer.
+type recorder struct {
+	bytes.Buffer
+	header http.Header
+	status int
+}
+
+func (r *recorder) Header() http.Header    { return r.header }
+func (r *recorder) WriteHeader(status int) { r.status = status }
 
 // ServeHTTP answers one request.
 func (f *Fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -439,7 +488,7 @@ func (f *Fake) arrive(r *http.Request) (*Call, Settings, Fault, bool) {
 		At: now, Path: r.URL.Path, Query: r.URL.Query(),
 		Account: r.Header.Get("Stripe-Account"), Context: r.Header.Get("Stripe-Context"),
 	}
-	f.calls = append(f.calls, call)
+	f.calls = newest(append(f.calls, call), f.set.Keep)
 	if f.set.Limit > 0 && lately >= f.set.Limit {
 		return call, f.set, Fault{}, true
 	}
@@ -501,7 +550,7 @@ func mustEncode(v any) json.RawMessage {
 
 func mustDecode(b []byte, v any) {
 	if err := json.Unmarshal(b, v); err != nil {
-		panic(fmt.Sprintf("stripefake: what a test tells must be JSON of the right shape: %v", err))
+		panic(fmt.Sprintf("stripefake: what is told must be JSON of the right shape: %v", err))
 	}
 }
 

@@ -223,6 +223,66 @@ func TestListsArePagedAsStripeDoes(t *testing.T) {
 	}
 }
 
+func TestOnlyTheNewestAreKeptIfSoSet(t *testing.T) {
+	t.Parallel()
+	f := unlimited()
+	f.Set(func(s *stripefake.Settings) { s.Keep = 3 })
+	key, source := f.Key(false, stripefake.Rights{}), scenario.New(1)
+	var told []string
+	for range 5 {
+		s := source.Session(scenario.SessionOptions{})
+		f.Tell(s, s.Created(time.Now()))
+		told = append([]string{s.ID}, told...)
+	}
+	for path, id := range map[string]func(o object) string{
+		sessions:  func(o object) string { return o["id"].(string) },
+		allEvents: func(o object) string { return o["data"].(object)["object"].(object)["id"].(string) },
+	} {
+		var kept []string
+		_, _, o := get(t, f, key, path, nil)
+		for _, of := range o["data"].([]any) {
+			kept = append(kept, id(of.(object)))
+		}
+		if diff := cmp.Diff(told[:3], kept); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", path, diff)
+		}
+	}
+	for _, id := range told[3:] {
+		if status, _, _ := get(t, f, key, sessions+"/"+id, nil); status != 404 {
+			t.Errorf("a session that is not kept: %d", status)
+		}
+	}
+	if calls := f.Calls(); len(calls) != 3 || calls[2].Path != sessions+"/"+told[4] {
+		t.Errorf("calls %+v", calls)
+	}
+}
+
+func TestWhomNobodyToldOfIsMadeUpIfSoSet(t *testing.T) {
+	t.Parallel()
+	f := unlimited()
+	f.Set(func(set *stripefake.Settings) {
+		set.Unknown = func(at stripeapi.Place, id string) []byte {
+			s := scenario.New(0).Session(scenario.SessionOptions{ID: id, Livemode: at.Live})
+			return s.Expanded(s.Verified(time.Now())).Body
+		}
+	})
+	key := "rk_live_of_ones_own"
+	f.Grant(key, stripefake.Rights{})
+	for expand, want := range map[string]int{"": 404, "verified_outputs": 200, "verified_outputs.dob": 403} {
+		query := url.Values{}
+		if expand != "" {
+			query.Set("expand[]", expand)
+		}
+		status, _, o := get(t, f, key, sessions+"/vs_1", query)
+		if status != want || status == 200 && (o["id"] != "vs_1" || o["livemode"] != true || o["verified_outputs"] == nil) {
+			t.Errorf("expanding %q: %d, want %d: %v", expand, status, want, o)
+		}
+	}
+	if _, _, o := get(t, f, key, sessions, nil); len(o["data"].([]any)) > 0 {
+		t.Errorf("what is made up is listed: %v", o)
+	}
+}
+
 func TestFaultsRatesAndClocksAreThoseThatWereSet(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
