@@ -38,7 +38,8 @@ nothing. What could not be read makes the exit code 1; the rest is repaired.
 --after-restore is for a database that was restored to an older state. It hides
 all outputs, and shows them again session by session once Stripe was asked: what
 was redacted since is erased. Run it before 'webhookd serve'. What was erased by
-'webhookd redact' alone since the backup has to be erased again.`,
+'webhookd redact' alone since the backup has to be erased again before: it would
+be shown.`,
 		Example: `  webhookd reconcile --since 3d --dry-run
   webhookd reconcile --after-restore`,
 		Args: cobra.NoArgs,
@@ -56,7 +57,7 @@ was redacted since is erased. Run it before 'webhookd serve'. What was erased by
 			}
 			q.Since = time.Now().Add(-d)
 		}
-		cfg, err := LoadConfig(needDatabase)
+		cfg, err := loadOrDev(cmd.ErrOrStderr(), needDatabase)
 		if err != nil {
 			return err
 		}

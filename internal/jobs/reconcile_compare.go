@@ -540,8 +540,8 @@ func (c *comparison) news(a *stripeapi.Answer, ours repo.SessionState, listed bo
 		theirs.Redaction = ours.State.Redaction // a redaction is not taken back
 	}
 	switch {
-	case !ours.Known && listed && a.Session.Created.Before(c.report.Since.Truncate(time.Second)):
-		return "" // before what was asked for; retention may have taken it away
+	case !ours.Known && listed && !c.AfterRestore && a.Session.Created.Before(c.report.Since.Truncate(time.Second)):
+		return "" // before what was asked for; a restore has lost any of those listed
 	case !ours.Known:
 		return "unknown"
 	case theirs.Redaction != ours.State.Redaction:

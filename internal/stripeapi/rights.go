@@ -73,14 +73,14 @@ func (k *keyRights) recall(paths []string, now time.Time) (readable []string, su
 // learn takes in which of the paths that were asked for could be read.
 //
 // A key without an IP restriction reads sensitive fields for 48 hours. So what
-// was refused for an older session, and read for another within the hour, is
-// not the key's fault.
+// was refused for an older session says nothing of the next one: neither of
+// these fields, nor of what was read for another within the hour.
 func (k *keyRights) learn(asked, readable []string, recent bool, now time.Time) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for _, path := range asked {
 		ok, v := slices.Contains(readable, path), k.known[path]
-		if !ok && !recent && v.readable && now.Before(v.until) {
+		if !ok && !recent && (isSensitive(path) || v.readable && now.Before(v.until)) {
 			continue
 		}
 		k.known[path] = verdict{ok, now.Add(remembered)}
