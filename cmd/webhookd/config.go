@@ -245,6 +245,14 @@ func LoadConfig(need needs, edits ...func(*environment)) (*Config, error) {
 	return cfg, nil
 }
 
+// namesDatabase tells whether any variable names a database, be it an empty one.
+func namesDatabase() bool {
+	return slices.ContainsFunc([]string{
+		"DATABASE_URL", envPrefix + "_DATABASE_URL", envPrefix + "_DATABASE_URL_FILE",
+		envPrefix + "_MIGRATE_DATABASE_URL", envPrefix + "_MIGRATE_DATABASE_URL_FILE",
+	}, func(name string) bool { _, set := os.LookupEnv(name); return set })
+}
+
 // readEnvironment also returns the bare DATABASE_URL.
 func readEnvironment() (env *environment, bare value, err error) {
 	env = new(environment)

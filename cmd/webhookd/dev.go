@@ -101,6 +101,11 @@ func runDev(ctx context.Context, reset, demo bool, stdout, stderr io.Writer) (er
 	if err != nil {
 		return err
 	}
+	on, err := listen(ctx, cfg)
+	if err != nil {
+		return fmt.Errorf("%w (is another 'webhookd dev' running?)", err)
+	}
+	defer on.close()
 	data := filepath.Join(folder, "postgres")
 	if reset {
 		if err := pgdev.Reset(ctx, data); err != nil {
@@ -130,12 +135,12 @@ func runDev(ctx context.Context, reset, demo bool, stdout, stderr io.Writer) (er
 	var demos sync.WaitGroup
 	defer demos.Wait()
 	defer end()
-	err = serve(ctx, cfg, log, func(at addresses) error {
+	err = serve(ctx, cfg, log, on, func() error {
 		t := target{
-			URL:         "http://" + dialable(at.public) + cfg.WebhookPath,
+			URL:         "http://" + dialable(on.public.Addr()) + cfg.WebhookPath,
 			Secret:      secret,
 			DatabaseURL: database,
-			MetricsURL:  "http://" + dialable(at.admin) + "/metrics",
+			MetricsURL:  "http://" + dialable(on.admin.Addr()) + "/metrics",
 		}
 		if err := writeDevFile(t); err != nil {
 			return err
@@ -143,9 +148,9 @@ func runDev(ctx context.Context, reset, demo bool, stdout, stderr io.Writer) (er
 		var greeting strings.Builder
 		if err := devGreeting.Execute(&greeting, struct {
 			target
-			Self, Postgres, Dir, Psql, Timeline string
-			Demo                                bool
-		}{t, os.Args[0], server.Version(), server.Dir(), psql(), timeline, demo}); err != nil {
+			Self, Postgres, Dir, Psql string
+			Demo                      bool
+		}{t, os.Args[0], server.Version(), server.Dir(), psql(), demo}); err != nil {
 			return err
 		}
 		if _, err := io.WriteString(stdout, greeting.String()); err != nil || !demo { // whole, or not at all
@@ -226,8 +231,10 @@ webhookd is ready. Ctrl-C stops it and its PostgreSQL {{.Postgres}} (data in {{.
   metrics    {{.MetricsURL}}
   database   {{.DatabaseURL}}
 
-{{if .Demo}}The demo goes on until then: some three events a second, live and test, each error
-code among them. {{end}}Try, in another terminal, in this folder:
+{{if .Demo}}The demo runs until you press Ctrl-C: some three made-up events a second, live and
+test. It begins with one failure of each error code.
+
+{{end}}Try, in another terminal, in this folder:
 
 {{if .Demo}}  curl -s {{.MetricsURL}} | grep verification_failures_total | grep -v ' 0$'
   export DATABASE_URL='{{.DatabaseURL}}'
@@ -242,7 +249,7 @@ The dashboards are in deploy/grafana: let your Prometheus scrape {{.MetricsURL}}
   {{.Self}} trigger requires_input --code document_expired   a check fails
   {{.Self}} trigger story redacted                           verified, then erased
   export DATABASE_URL='{{.DatabaseURL}}'
-  {{.Psql}} "$DATABASE_URL" -c '{{.Timeline}} ORDER BY occurred_at'
+  {{.Psql}} "$DATABASE_URL" -c 'SELECT session_id, occurred_at, status, previous_status FROM stripe_identity.verification_timeline ORDER BY occurred_at'
   curl -s {{.MetricsURL}} | grep verification_failures_total | grep -v ' 0$'
 
 With real events of your Stripe sandbox, by Stripe's CLI: stop this, and start it

@@ -3,10 +3,13 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -117,12 +120,25 @@ func TestDevServesWithoutConfiguration(t *testing.T) {
 		t.Errorf("%d transitions, want 4", n)
 	}
 
+	// What the greeting says to try is tried as it is: after the database is
+	// exported, as text for a shell; commands of operators need not even that.
+	lines := regexp.MustCompile(`(?m)^  (export DATABASE_URL=.*|.*psql .*verification_timeline.*)$`).FindAllString(dev.stdout.String(), -1)
+	session := valueOf[string](t, connect(t, at.DatabaseURL), `SELECT session_id FROM stripe_identity.status_transitions LIMIT 1`)
+	psql := exec.Command("sh", "-e", "-c", strings.Join(lines, "\n"))
+	if out, err := psql.CombinedOutput(); err != nil || len(lines) != 2 || !strings.Contains(string(out), session) || !strings.Contains(string(out), "(4 rows)") {
+		t.Errorf("%q: %v\n%s", lines, err, out)
+	}
+	if shown := launch(t, d.dir, nil, "session", session).exits(exitDone); !strings.Contains(shown.log.String(), "using the database of 'webhookd dev'") {
+		t.Errorf("session: %s%s", shown.stdout, shown.log)
+	}
+
 	// A second one in this folder says what is wrong, and harms nobody.
-	second := launch(t, d.dir, nil, "dev").exits(exitFailed)
+	anyPort := env{"WEBHOOKD_LISTEN_ADDR": "127.0.0.1:0", "WEBHOOKD_ADMIN_ADDR": "127.0.0.1:0"}
+	second := launch(t, d.dir, anyPort, "dev").exits(exitFailed)
 	if !strings.Contains(second.log.String(), "already running") {
 		t.Errorf("a second dev: %s", second.log)
 	}
-	launch(t, d.dir, nil, "dev", "--reset").exits(exitFailed)
+	launch(t, d.dir, anyPort, "dev", "--reset").exits(exitFailed)
 	if n := d.rows(at, "verification_sessions"); n != 2 {
 		t.Errorf("%d sessions, want 2", n)
 	}
@@ -165,6 +181,26 @@ func TestDevKeepsItsDataUntilReset(t *testing.T) {
 	dev.signal(syscall.SIGINT)
 	dev.exits(exitDone)
 	d.gone(anew)
+}
+
+func TestDevStartsNothingWhereItsAddressIsTaken(t *testing.T) {
+	t.Parallel()
+	d := newDevelopment(t)
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = taken.Close() }()
+	for variable, other := range map[string]string{"WEBHOOKD_LISTEN_ADDR": "WEBHOOKD_ADMIN_ADDR", "WEBHOOKD_ADMIN_ADDR": "WEBHOOKD_LISTEN_ADDR"} {
+		dev := launch(t, d.dir, env{variable: taken.Addr().String(), other: "127.0.0.1:0"}, "dev", "--reset").exits(exitFailed)
+		want := regexp.MustCompile(`^webhookd: listen on ` + variable + `: .*address already in use: set it to another address \(is another 'webhookd dev' running\?\)\n$`)
+		if !want.MatchString(dev.log.String()) {
+			t.Errorf("%s is taken: %s", variable, dev.log)
+		}
+		if _, err := os.Stat(filepath.Join(d.dir, ".webhookd", "postgres")); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s is taken, and there is a PostgreSQL: %v", variable, err)
+		}
+	}
 }
 
 func TestDevTakesAnotherPortWhereItsOwnIsTaken(t *testing.T) {
@@ -211,8 +247,12 @@ func TestDevLeavesNoPostgreSQLWhenItIsKilled(t *testing.T) {
 func TestADemoShowsEveryErrorCodeAndWhatNeedsStripe(t *testing.T) {
 	t.Parallel()
 	d := newDevelopment(t)
-	dev := launch(d, d.dir, env{"WEBHOOKD_LISTEN_ADDR": "127.0.0.1:0", "WEBHOOKD_ADMIN_ADDR": "127.0.0.1:0"}, "dev", "--demo")
-	eventually(d, "see dev greet", func() bool { return strings.Contains(dev.stdout.String(), "The demo goes on until then") })
+	dev, _ := d.run()
+	launch(t, d.dir, nil, "trigger", "story", "--session", "vs_1OfAnEarlierRun").exits(exitDone) // there is no key yet
+	dev.signal(syscall.SIGINT)
+	dev.exits(exitDone)
+	dev = launch(d, d.dir, env{"WEBHOOKD_LISTEN_ADDR": "127.0.0.1:0", "WEBHOOKD_ADMIN_ADDR": "127.0.0.1:0"}, "dev", "--demo")
+	eventually(d, "see dev greet", func() bool { return strings.Contains(dev.stdout.String(), "The demo runs until you press Ctrl-C") })
 	text, err := os.ReadFile(filepath.Join(d.dir, devFile))
 	if err != nil {
 		t.Fatal(err)
@@ -241,6 +281,14 @@ func TestADemoShowsEveryErrorCodeAndWhatNeedsStripe(t *testing.T) {
 		if time.Now().After(end) {
 			t.Fatalf("waited in vain to see all of it happen:\n%s", page)
 		}
+	}
+	conn := connect(t, at.DatabaseURL)
+	eventually(t, "see the outputs of an earlier run's session", func() bool {
+		return valueOf[int](t, conn, `SELECT count(*) FROM stripe_identity.verified_outputs WHERE session_id = 'vs_1OfAnEarlierRun'`) == 1
+	})
+	if n := valueOf[int](t, conn, `SELECT count(*) FROM stripe_identity.verified_outputs o
+WHERE NOT EXISTS (SELECT FROM stripe_identity.status_transitions t WHERE t.session_id = o.session_id AND status = 'verified')`); n > 0 {
+		t.Errorf("%d have outputs and were never verified", n)
 	}
 	dev.signal(syscall.SIGINT)
 	dev.exits(exitDone)

@@ -38,7 +38,11 @@ Exit code 0 without a failure, 1 with one, 2 with one in the configuration.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, cancel := context.WithTimeout(cmd.Context(), diagnosisTimeout)
 			defer cancel()
-			d := diagnose(ctx, time.Now)
+			dev, err := orDev(cmd.ErrOrStderr())
+			if err != nil {
+				return err
+			}
+			d := diagnose(ctx, time.Now, dev)
 			if asJSON {
 				if err := d.writeJSON(cmd.OutOrStdout()); err != nil {
 					return err

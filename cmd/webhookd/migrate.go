@@ -50,7 +50,7 @@ which must reach PostgreSQL directly and as the schema's owner.`,
 			Example: "  webhookd migrate status",
 			Args:    cobra.NoArgs,
 			RunE: func(cmd *cobra.Command, _ []string) error {
-				cfg, err := LoadConfig(needMigrateDatabase)
+				cfg, err := loadOrDev(cmd.ErrOrStderr(), needMigrateDatabase)
 				if err != nil {
 					return err
 				}

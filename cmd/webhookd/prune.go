@@ -29,7 +29,7 @@ counted again stay: docs/privacy.md says what that is.`,
 	}
 	cmd.Flags().BoolVar(&dry, "dry-run", false, "only count what there is to take away")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		cfg, err := LoadConfig(needDatabase)
+		cfg, err := loadOrDev(cmd.ErrOrStderr(), needDatabase)
 		if err != nil {
 			return err
 		}
@@ -83,9 +83,6 @@ func writePruned(w io.Writer, cfg *Config, p repo.Pruned, what string) error {
 		{cfg.RetainHistory, p.Reasons, "reasons of transitions that stay"},
 		{cfg.RetainHistory, p.Events, "event ids"},
 	} {
-		if row.n == 0 && row.keep == Forever {
-			continue
-		}
 		fmt.Fprintf(t, "%s\t%d\t%s\n", days(row.keep), row.n, row.what)
 	}
 	_ = t.Flush() // a buffer takes everything

@@ -46,19 +46,45 @@ the listeners close and what was taken is answered.`,
 			if err != nil {
 				return err
 			}
+			on, err := listen(cmd.Context(), cfg)
+			if err != nil {
+				return err
+			}
 			tuneMemory()
 			log := newLogger(cmd.ErrOrStderr(), cfg.LogLevel, cfg.LogFormat)
-			return serve(cmd.Context(), cfg, log, func(addresses) error { return nil })
+			return serve(cmd.Context(), cfg, log, on, func() error { return nil })
 		},
 	}
 }
 
-// addresses is where a service listens.
-type addresses struct{ public, admin net.Addr }
+// listeners are where a service listens.
+type listeners struct{ public, admin net.Listener }
 
-// serve runs the service until ctx ends and what was taken is answered. ready
-// is called once both listeners are open; its error ends the service.
-func serve(ctx context.Context, cfg *Config, log *zap.Logger, ready func(addresses) error) (err error) {
+// listen opens both before anything starts: a port that is taken is told at once.
+func listen(ctx context.Context, cfg *Config) (on listeners, err error) {
+	on.public, err = new(net.ListenConfig).Listen(ctx, "tcp", cfg.ListenAddr)
+	if err != nil {
+		return listeners{}, fmt.Errorf("listen on WEBHOOKD_LISTEN_ADDR: %w: set it to another address", err)
+	}
+	on.admin, err = new(net.ListenConfig).Listen(ctx, "tcp", cfg.AdminAddr)
+	if err != nil {
+		_ = on.public.Close() // nobody has come yet
+		return listeners{}, fmt.Errorf("listen on WEBHOOKD_ADMIN_ADDR: %w: set it to another address", err)
+	}
+	return on, nil
+}
+
+// close is for who does not get to serve: a server closes its own.
+func (on listeners) close() {
+	_ = on.public.Close()
+	_ = on.admin.Close()
+}
+
+// serve runs the service until ctx ends and what was taken is answered, and
+// closes the listeners. ready is called once they are served; its error ends
+// the service.
+func serve(ctx context.Context, cfg *Config, log *zap.Logger, on listeners, ready func() error) (err error) {
+	defer on.close()
 	for _, warning := range cfg.Warnings {
 		log.Warn("configuration", zap.String("warning", warning))
 	}
@@ -110,18 +136,6 @@ func serve(ctx context.Context, cfg *Config, log *zap.Logger, ready func(address
 	}
 	defer background.close()
 
-	// Both are open before anything serves: a port that is taken is told at once.
-	public, err := new(net.ListenConfig).Listen(ctx, "tcp", cfg.ListenAddr)
-	if err != nil {
-		return fmt.Errorf("listen on WEBHOOKD_LISTEN_ADDR: %w: set it to another address", err)
-	}
-	defer func() { _ = public.Close() }() // the server has closed it, if it ever ran
-	private, err := new(net.ListenConfig).Listen(ctx, "tcp", cfg.AdminAddr)
-	if err != nil {
-		return fmt.Errorf("listen on WEBHOOKD_ADMIN_ADDR: %w: set it to another address", err)
-	}
-	defer func() { _ = private.Close() }()
-
 	state := &condition{}
 	server := receiver.NewServer(rcv, cfg.DeliveryTimeout, log)
 	admin := newAdminServer(reg, state, log)
@@ -130,14 +144,14 @@ func serve(ctx context.Context, cfg *Config, log *zap.Logger, ready func(address
 	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWork()
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return served(server.Serve(public)) })
-	group.Go(func() error { return served(admin.Serve(private)) })
+	group.Go(func() error { return served(server.Serve(on.public)) })
+	group.Go(func() error { return served(admin.Serve(on.admin)) })
 	group.Go(func() error { store.Watch(work, &state.health, tellHealth(log)); return nil })
 	group.Go(func() error { return secrets.Run(work, secretsInterval) })
 	background.run(ctx, group) // ends with the signal: nobody waits for it
-	log.Info("serving", zap.Stringer("listen", public.Addr()), zap.Stringer("admin", private.Addr()),
+	log.Info("serving", zap.Stringer("listen", on.public.Addr()), zap.Stringer("admin", on.admin.Addr()),
 		zap.String("path", cfg.WebhookPath), zap.Strings("webhook_secrets", secretNames(cfg.Secrets)))
-	if err := ready(addresses{public.Addr(), private.Addr()}); err != nil {
+	if err := ready(); err != nil {
 		stopWork()
 		return errors.Join(err, server.Close(), admin.Close(), group.Wait())
 	}

@@ -178,7 +178,7 @@ func TestReadinessSurvivesAStartWithoutADatabase(t *testing.T) {
 	}
 }
 
-func TestAnAddressThatIsTakenEndsServe(t *testing.T) {
+func TestAnAddressThatIsTakenIsToldByItsVariable(t *testing.T) {
 	t.Parallel()
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -198,8 +198,10 @@ func TestAnAddressThatIsTakenEndsServe(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		log := new(buffer)
-		err = serve(t.Context(), cfg, newLogger(log, cfg.LogLevel, cfg.LogFormat), func(addresses) error { t.Error("ready"); return nil })
+		on, err := listen(t.Context(), cfg)
+		if err == nil {
+			on.close()
+		}
 		if err == nil || !strings.Contains(err.Error(), variable) || !strings.HasSuffix(err.Error(), ": set it to another address") {
 			t.Errorf("%s is taken: %v", variable, err)
 		}

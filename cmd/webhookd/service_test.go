@@ -49,15 +49,19 @@ func begin(tb testing.TB, databaseURL string, edits ...func(*environment)) *serv
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	s := &service{TB: tb, log: new(buffer), client: newClient(tb), stop: stop, ended: make(chan struct{})}
-	open := make(chan addresses, 1)
+	on, err := listen(ctx, cfg)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	s.public, s.admin = "http://"+on.public.Addr().String()+cfg.WebhookPath, "http://"+on.admin.Addr().String()
+	open := make(chan struct{})
 	go func() {
 		defer close(s.ended)
-		s.err = serve(ctx, cfg, newLogger(s.log, cfg.LogLevel, cfg.LogFormat), func(at addresses) error { open <- at; return nil })
+		s.err = serve(ctx, cfg, newLogger(s.log, cfg.LogLevel, cfg.LogFormat), on, func() error { close(open); return nil })
 	}()
 	tb.Cleanup(func() { stop(); <-s.ended })
 	select {
-	case at := <-open:
-		s.public, s.admin = "http://"+at.public.String()+cfg.WebhookPath, "http://"+at.admin.String()
+	case <-open:
 	case <-s.ended:
 		tb.Fatalf("serve: %v\n%s", s.err, s.log)
 	}

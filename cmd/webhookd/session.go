@@ -67,9 +67,9 @@ is recorded in the table pii_reads first. What cannot be recorded is not shown.`
 	return cmd
 }
 
-// withStore lends the database that is configured.
+// withStore lends the database that is configured, or that of dev.
 func withStore(cmd *cobra.Command, do func(*repo.Store) error) error {
-	cfg, err := LoadConfig(needDatabase)
+	cfg, err := loadOrDev(cmd.ErrOrStderr(), needDatabase)
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"os"
 	"os/user"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -274,6 +275,46 @@ func TestQuarantineIsListedAndReplayed(t *testing.T) {
 	}
 	if out, _ := d.runs(exitFailed, "quarantine", "replay", "evt_unknown"); !strings.Contains(out, "stays: no such event is or was in quarantine") {
 		t.Errorf("unknown: %s", out)
+	}
+}
+
+func TestRedactSaysWhatItErasedAndNothingOfIt(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	source := scenario.New(1)
+	s := source.Session(scenario.SessionOptions{ID: "vs_1", Metadata: map[string]string{"name": scenario.Marker}})
+	d.take(events.Applied, s.Created(noon(0)).Body, s.RequiresInput(noon(10), "abandoned").Body, s.Expanded(s.Verified(noon(20))).Body)
+	d.take(events.Quarantined, []byte(strings.Replace(string(s.Processing(noon(30)).Body), `"processing"`, `5`, 1)))
+	told := source.Session(scenario.SessionOptions{ID: "vs_2"})
+	d.take(events.Applied, told.Created(noon(0)).Body, told.Verified(noon(10)).Body, told.Redacted(noon(40)).Body)
+	odd := source.Session(scenario.SessionOptions{ID: "vs_ö"})
+	d.take(events.Applied, odd.Created(noon(0)).Body)
+
+	out, _ := d.runs(exitDone, "redact", "vs_1", "vs_1", "vs_2", "vs_ö")
+	if strings.Contains(out, scenario.Marker) {
+		t.Errorf("personal: %s", out)
+	}
+	want := `
+redacted vs_1 (erased: verified_outputs 1, provided_details 1, events 3, quarantined_events 1, status_transitions 1, verification_sessions 1)
+redacted vs_1 (nothing personal was held; redacted before)
+redacted vs_2 (nothing personal was held; redacted before, Stripe says at 2026-03-01T12:00:40Z)
+redacted vs_ö (erased: events 1, verification_sessions 1)
+`
+	if diff := cmp.Diff(want, "\n"+out); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestPruneListsWhatIsKeptForever(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	for _, args := range [][]string{{"prune", "--dry-run"}, {"prune"}} {
+		out, _ := d.runs(exitDone, args...)
+		for _, what := range []string{"verified outputs", "provided details", "transitions", "answers of Stripe's API", "reasons of transitions that stay", "event ids"} {
+			if !regexp.MustCompile(`(?m)^forever +0 +` + what + `$`).MatchString(out) {
+				t.Errorf("%q does not say that %s are kept forever:\n%s", args, what, out)
+			}
+		}
 	}
 }
 

@@ -151,7 +151,7 @@ func TestSimulateMixesAsItIsTold(t *testing.T) {
 	})
 	t.Run("codes", func(t *testing.T) {
 		t.Parallel()
-		ep := simulated(t, "--events", "2000", "--stories", "abandoned=1", "--codes", "document_expired=3,email_unverified_other,none=0")
+		ep := simulated(t, "--events", "2000", "--stories", "abandoned=1", "--codes", "document_expired=3,email_unverified_other,none=0", "--seed", "7")
 		within(t, 2*share(ep, func(i int) bool { return ep.events[i].Session.ErrorCode.Value == "document_expired" }), 0.69, 0.81)
 		within(t, 2*share(ep, func(i int) bool { return ep.events[i].Session.Type.Value == "verification_flow" }), 0.4, 0.6)
 	})
@@ -273,7 +273,7 @@ func TestSimulateEndsWithASummary(t *testing.T) {
 		t.Errorf("canceled: exit code %d\n%s%s", code, &stdout, &stderr)
 	}
 	sum := summaryOf(t, exitDone, ep.URL, triggerSecret, "--duration", "350ms", "--rate", "10")
-	if sum.Seconds < 0.3 || sum.Seconds > 5 || sum.Acked > 4 || sum.Acked < 1 {
+	if sum.Seconds < 0.3 || sum.Seconds > 30 || float64(sum.Acked) > 10*sum.Seconds+1 || sum.Acked < 1 {
 		t.Errorf("%d events in %v s", sum.Acked, sum.Seconds)
 	}
 }

@@ -26,6 +26,7 @@ type delivered struct {
 	Event   string  `json:"event"`
 	Type    string  `json:"type"`
 	Session string  `json:"session"`
+	Error   string  `json:"error_code,omitempty"` // that the event tells; trigger fills it in
 	Millis  float64 `json:"ms"`
 }
 
@@ -75,6 +76,44 @@ func (t *target) complete() error {
 		return usagef("--secret: %w", err)
 	}
 	return nil
+}
+
+// orDev is an edit for the commands of operators: where no variable names a
+// database, that of dev in this folder is meant, and said to be, and its secret
+// where none is configured.
+func orDev(stderr io.Writer) (func(*environment), error) {
+	var dev target
+	var err error
+	if !namesDatabase() {
+		dev, err = readDevFile()
+	}
+	switch {
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return nil, usagef("%w", err)
+	case dev.DatabaseURL == "":
+		return func(*environment) {}, nil
+	}
+	fmt.Fprintln(stderr, "webhookd: using the database of 'webhookd dev' in this folder")
+	return func(e *environment) {
+		e.DatabaseURL.force(dev.DatabaseURL)
+		dev.lendSecret(e)
+	}, nil
+}
+
+// lendSecret is for commands that need one, where none is configured.
+func (t *target) lendSecret(e *environment) {
+	if t.Secret != "" && !e.StripeWebhookSecrets.set && !e.StripeWebhookSecretsFile.set {
+		e.StripeWebhookSecrets.force("dev=" + t.Secret)
+	}
+}
+
+// loadOrDev is LoadConfig for the commands of operators.
+func loadOrDev(stderr io.Writer, need needs) (*Config, error) {
+	dev, err := orDev(stderr)
+	if err != nil {
+		return nil, err
+	}
+	return LoadConfig(need, dev)
 }
 
 // database is the database behind the endpoint as a word to a shell, a

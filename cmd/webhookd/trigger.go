@@ -314,7 +314,7 @@ func (t *triggering) send(ctx context.Context, all []scenario.Event) error {
 	if t.shuffle {
 		rand.New(rand.NewPCG(t.seed, 1)).Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
 	}
-	refused := 0
+	refused, unwritten := 0, false
 	for _, e := range all {
 		header := signature.Sign(e.Body, t.target.Secret, time.Now())
 		if t.print {
@@ -330,9 +330,16 @@ func (t *triggering) send(ctx context.Context, all []scenario.Event) error {
 		if got.Status/100 != 2 {
 			refused++
 		}
+		unwritten = unwritten || got.Outcome == "database"
+		if told, err := events.Parse(e.Body); err == nil {
+			got.Error = told.Session.ErrorCode.Value
+		}
 		if err := t.report(got); err != nil {
 			return err
 		}
+	}
+	if unwritten {
+		fmt.Fprintln(t.err, "webhookd: the service's log says what is wrong with its database. If the schema is missing or behind: 'webhookd migrate up'")
 	}
 	if refused > 0 {
 		return fmt.Errorf("%d of %d deliveries were not taken", refused, len(all))
@@ -360,7 +367,8 @@ func (t *triggering) report(d delivered) error {
 	if t.asJSON {
 		return json.NewEncoder(t.out).Encode(d)
 	}
-	_, err := fmt.Fprintf(t.out, "%d  %-11s  %s  %-46s  %s  %.1f ms\n", d.Status, cmp.Or(d.Outcome, "-"), d.Event, d.Type, d.Session, d.Millis)
+	line := fmt.Sprintf("%d  %-11s  %s  %-46s  %s  %.1f ms  %s", d.Status, cmp.Or(d.Outcome, "-"), d.Event, d.Type, d.Session, d.Millis, d.Error)
+	_, err := fmt.Fprintln(t.out, strings.TrimRight(line, " "))
 	if err == nil && d.Detail != "" {
 		_, err = fmt.Fprintf(t.err, "     %s\n", d.Detail)
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"webhookd/internal/events"
+	"webhookd/internal/pgdev/pgtest"
 	"webhookd/internal/signature"
 )
 
@@ -278,6 +279,35 @@ func TestTriggerFailsUnlessEveryDeliveryIsTaken(t *testing.T) {
 	if len(ep.events) != 3 {
 		t.Errorf("%d deliveries, want all 3", len(ep.events))
 	}
+}
+
+func TestTriggerPrintsTheCodesThatItSent(t *testing.T) {
+	t.Parallel()
+	ep := newEndpoint(t, applied)
+	to := []string{"--url", ep.URL, "--secret", triggerSecret}
+	stdout, _ := webhookd(t, exitDone, append([]string{"trigger", "requires_input", "--code", "all"}, to...)...)
+	var told []string
+	for line := range strings.Lines(stdout) {
+		_, code, _ := strings.Cut(strings.TrimSpace(line), " ms  ")
+		told = append(told, code)
+	}
+	if diff := cmp.Diff(events.Codes(), told); diff != "" {
+		t.Error(diff)
+	}
+	stdout, _ = webhookd(t, exitDone, append([]string{"trigger", "requires_input", "--code", "abandoned", "--json"}, to...)...)
+	if !strings.Contains(stdout, `"error_code":"abandoned"`) {
+		t.Errorf("as JSON: %s", stdout)
+	}
+}
+
+func TestTriggerSaysWhereToLookWhenTheServiceCannotWrite(t *testing.T) {
+	t.Parallel()
+	s := begin(t, pgtest.Empty(t))
+	_, stderr := webhookd(t, exitFailed, "trigger", "created", "verified", "--url", s.public, "--secret", whsec)
+	if strings.Count(stderr, "the service's log says") != 1 || !strings.Contains(stderr, "'webhookd migrate up'") {
+		t.Error(stderr)
+	}
+	eventually(t, "see the service's log say it", func() bool { return strings.Contains(s.log.String(), "run webhookd migrate up") })
 }
 
 func TestTriggerTakesARedirectForAnAnswer(t *testing.T) {

@@ -100,11 +100,7 @@ func (v *verification) secretsFrom(given []string) error {
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return usagef("%w", err)
 		}
-		cfg, err := LoadConfig(needSecrets, func(e *environment) {
-			if dev.Secret != "" && !e.StripeWebhookSecrets.set && !e.StripeWebhookSecretsFile.set {
-				e.StripeWebhookSecrets.force("dev=" + dev.Secret)
-			}
-		})
+		cfg, err := LoadConfig(needSecrets, dev.lendSecret)
 		if err != nil {
 			return err
 		}
@@ -157,7 +153,7 @@ func (v *verification) explain(stdout, stderr io.Writer) error {
 
 // describe says what was judged by what.
 func (v *verification) describe(w io.Writer) {
-	fmt.Fprintf(w, "body:    %d bytes\n", len(v.body))
+	fmt.Fprintf(w, "body:    %s\n", count(len(v.body), "byte"))
 	var t string
 	v1, others := 0, 0
 	for element := range strings.SplitSeq(v.header, ",") {
@@ -171,7 +167,7 @@ func (v *verification) describe(w io.Writer) {
 			others++
 		}
 	}
-	fmt.Fprintf(w, "header:  %d bytes, %d v1 signatures, %d other elements besides t\n", len(v.header), v1, others)
+	fmt.Fprintf(w, "header:  %s, %s, %s besides t\n", count(len(v.header), "byte"), count(v1, "v1 signature"), count(others, "other element"))
 	if at, err := strconv.ParseInt(t, 10, 64); err == nil {
 		age, side := v.now.Unix()-at, "before"
 		if age < 0 {

@@ -2,6 +2,7 @@ package repo
 
 import (
 	"context"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -17,11 +18,38 @@ ORDER BY id`, clientReference) // CollectRows tells the error
 	return ids, plain("look for sessions by client reference", err)
 }
 
-// Seen tells whether anything is held about a session, be it a tombstone.
-func (s *Store) Seen(ctx context.Context, sessionID string) (seen bool, err error) {
+// Erasable is what a redaction of a session would erase, in rows of each table.
+type Erasable struct {
+	Seen     bool      // anything is held, be it a tombstone
+	Redacted bool      // there is a tombstone
+	ToldAt   time.Time // when Stripe first told of a redaction; zero if it never did
+
+	Outputs, Details      int64
+	Payloads, Quarantined int64 // of events, and of those in quarantine
+	Transitions, Session  int64 // with an error reason or metadata
+}
+
+// Erasable counts what a redaction would erase now; it reads nothing of it.
+func (s *Store) Erasable(ctx context.Context, sessionID string) (e Erasable, err error) {
+	var told *time.Time
 	err = s.pool.QueryRow(ctx, `
 SELECT EXISTS (SELECT FROM stripe_identity.verification_sessions WHERE id = $1)
-    OR EXISTS (SELECT FROM stripe_identity.events WHERE session_id = $1)
-    OR EXISTS (SELECT FROM stripe_identity.quarantined_events WHERE session_id = $1)`, sessionID).Scan(&seen)
-	return seen, plain("look for session "+sessionID, err)
+           OR EXISTS (SELECT FROM stripe_identity.events WHERE session_id = $1)
+           OR EXISTS (SELECT FROM stripe_identity.quarantined_events WHERE session_id = $1),
+       EXISTS (SELECT FROM stripe_identity.verification_sessions WHERE id = $1 AND redacted),
+       (SELECT min(occurred_at) FROM stripe_identity.status_transitions
+        WHERE session_id = $1 AND redaction_status IN ('processing', 'redacted', 'validated')),
+       (SELECT count(*) FROM stripe_identity.verified_outputs WHERE session_id = $1),
+       (SELECT count(*) FROM stripe_identity.provided_details WHERE session_id = $1),
+       (SELECT count(payload) FROM stripe_identity.events WHERE session_id = $1),
+       (SELECT count(payload) FROM stripe_identity.quarantined_events WHERE session_id = $1),
+       (SELECT count(*) FROM stripe_identity.status_transitions
+        WHERE session_id = $1 AND (error_reason IS NOT NULL OR metadata IS NOT NULL)),
+       (SELECT count(*) FROM stripe_identity.verification_sessions
+        WHERE id = $1 AND (last_error_reason IS NOT NULL OR metadata IS NOT NULL))`, sessionID).
+		Scan(&e.Seen, &e.Redacted, &told, &e.Outputs, &e.Details, &e.Payloads, &e.Quarantined, &e.Transitions, &e.Session)
+	if told != nil {
+		e.ToldAt = *told
+	}
+	return e, plain("look for session "+sessionID, err)
 }

@@ -1,0 +1,113 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"webhookd/internal/events"
+	"webhookd/internal/scenario"
+)
+
+const usingDev = "webhookd: using the database of 'webhookd dev' in this folder\n"
+
+// besideDev is a desk in a folder in which dev runs, as far as its file says.
+func besideDev(tb testing.TB) *desk {
+	tb.Helper()
+	d := newDesk(tb)
+	text, err := json.Marshal(target{URL: "http://127.0.0.1:9/x", Secret: whsec, DatabaseURL: d.database})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(d.dir, ".webhookd"), 0o700); err != nil {
+		tb.Fatal(err)
+	}
+	writeFile(tb, filepath.Join(d.dir, devFile), string(text))
+	return d
+}
+
+func TestCommandsOfOperatorsFindDev(t *testing.T) {
+	t.Parallel()
+	d := besideDev(t)
+	s := scenario.New(1).Session(scenario.SessionOptions{ID: "vs_1"})
+	d.take(events.Applied, s.Created(noon(0)).Body)
+	for _, c := range []struct {
+		args []string
+		code int
+		want string // on stdout, or after the line about dev on stderr
+	}{
+		{[]string{"session", "vs_1"}, exitDone, "vs_1"},
+		{[]string{"export", "vs_1"}, exitDone, `"session_id": "vs_1"`},
+		{[]string{"quarantine", "list"}, exitDone, "nothing is in quarantine"},
+		{[]string{"quarantine", "replay", "--all"}, exitDone, "nothing is in quarantine"},
+		{[]string{"prune", "--dry-run"}, exitDone, "WOULD GO"},
+		{[]string{"migrate", "status"}, exitDone, "0001_create_schema.sql"},
+		{[]string{"reconcile"}, exitUsage, "WEBHOOKD_STRIPE_API_KEYS has no API key"},
+		{[]string{"redact", "vs_1"}, exitDone, "redacted vs_1 (erased: events 1"},
+	} {
+		p := launch(t, d.dir, nil, c.args...).exits(c.code)
+		rest, said := strings.CutPrefix(p.log.String(), usingDev)
+		if !said || !strings.Contains(p.stdout.String()+rest, c.want) {
+			t.Errorf("%q: %s%s", c.args, p.stdout, p.log)
+		}
+	}
+
+	// The cluster of tests loses what a crash of the machine loses, and doctor says so.
+	p := launch(t, d.dir, nil, "doctor").exits(exitFailed)
+	if out := p.stdout.String(); strings.Count(p.log.String(), usingDev) != 1 || !strings.Contains(out, "ok       configuration") || !strings.Contains(out, "1 secret: dev") {
+		t.Errorf("doctor: %s%s", out, p.log)
+	}
+	own := launch(t, d.dir, env{"WEBHOOKD_STRIPE_WEBHOOK_SECRETS": "mine=" + whsec}, "doctor").exits(exitFailed)
+	if !strings.Contains(own.stdout.String(), "1 secret: mine") {
+		t.Errorf("doctor: %s%s", own.stdout, own.log)
+	}
+}
+
+func TestAConfiguredDatabaseIsNeverThatOfDev(t *testing.T) {
+	t.Parallel()
+	d := besideDev(t)
+	const nobody = "postgres://nobody@127.0.0.1:9/x?sslmode=disable"
+	file := writeFile(t, filepath.Join(d.dir, "url"), nobody)
+	for name, c := range map[string]struct {
+		text string
+		code int
+	}{
+		"DATABASE_URL":                       {nobody, exitFailed},
+		"WEBHOOKD_DATABASE_URL":              {nobody, exitFailed},
+		"WEBHOOKD_DATABASE_URL_FILE":         {file, exitFailed},
+		"WEBHOOKD_MIGRATE_DATABASE_URL":      {nobody, exitUsage}, // only for migrate
+		"WEBHOOKD_MIGRATE_DATABASE_URL_FILE": {file, exitUsage},
+	} {
+		for text, code := range map[string]int{c.text: c.code, "": exitUsage} {
+			p := launch(t, d.dir, env{name: text}, "quarantine", "list").exits(code)
+			if strings.Contains(p.log.String(), usingDev) || p.stdout.String() != "" {
+				t.Errorf("%s=%s: %s%s", name, text, p.stdout, p.log)
+			}
+		}
+	}
+}
+
+func TestWhatDeploysDoesNotTakeTheDatabaseOfDev(t *testing.T) {
+	t.Parallel()
+	d := besideDev(t)
+	for _, args := range [][]string{{"serve"}, {"migrate", "up"}} {
+		p := launch(t, d.dir, nil, args...).exits(exitUsage)
+		if strings.Contains(p.log.String(), usingDev) || !strings.Contains(p.log.String(), "WEBHOOKD_DATABASE_URL is required") {
+			t.Errorf("%q: %s%s", args, p.stdout, p.log)
+		}
+	}
+}
+
+func TestAFileOfDevThatCannotBeReadIsToldWhereItCounts(t *testing.T) {
+	t.Parallel()
+	d := besideDev(t)
+	writeFile(t, filepath.Join(d.dir, devFile), "{")
+	for _, args := range [][]string{{"quarantine", "list"}, {"doctor"}} {
+		if p := launch(t, d.dir, nil, args...).exits(exitUsage); !strings.Contains(p.log.String(), "read .webhookd/dev.json") {
+			t.Errorf("%q: %s%s", args, p.stdout, p.log)
+		}
+	}
+	d.runs(exitDone, "quarantine", "list") // by the environment
+}
