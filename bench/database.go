@@ -102,13 +102,14 @@ func (l *lab) clear(ctx context.Context, schema string) error {
 	return l.execute(ctx, "postgres", "CHECKPOINT")
 }
 
-// transactions is how many there were in the main database. Sessions report
-// theirs at most a second late.
+// reportDelay is how late a session may report its transactions: after 10 s
+// without work (PGSTAT_IDLE_INTERVAL).
+const reportDelay = 11 * time.Second
+
+// transactions is how many there were in the main database so far.
 func (l *lab) transactions(ctx context.Context) (n int64, err error) {
-	select {
-	case <-time.After(time.Second):
-	case <-ctx.Done():
-		return 0, ctx.Err()
+	if err := pause(ctx, reportDelay); err != nil {
+		return 0, err
 	}
 	conn, err := l.connect(ctx, "postgres", ourSchema) // its own do not count there
 	if err != nil {
@@ -119,17 +120,13 @@ func (l *lab) transactions(ctx context.Context) (n int64, err error) {
 	return n, err
 }
 
-// transactionsDuring is how many there were while something was done.
-func (l *lab) transactionsDuring(ctx context.Context, do func() error) (int64, error) {
-	before, err := l.transactions(ctx)
-	if err != nil {
-		return 0, err
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
-	if err := do(); err != nil {
-		return 0, err
-	}
-	after, err := l.transactions(ctx)
-	return after - before, err
 }
 
 func (l *lab) setCommitDelay(ctx context.Context, delay time.Duration) error {

@@ -399,27 +399,27 @@ func (l *lab) load(ctx context.Context, connections int, args []string, servers 
 }
 
 // refuse measures refusals, and what the database has of them.
-func (l *lab) refuse(ctx context.Context, s *server) (measurement, error) {
-	idle, err := l.transactionsDuring(ctx, func() error {
-		select {
-		case <-time.After(l.seconds):
-			return nil
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	})
-	if err != nil {
-		return measurement{}, err
-	}
+func (l *lab) refuse(ctx context.Context, s *server) (m measurement, err error) {
 	untouched := *s
 	untouched.schema = ""
-	var m measurement
-	busy, err := l.transactionsDuring(ctx, func() error {
-		m, err = l.load(ctx, middle, []string{"--bad-signatures", "1"}, &untouched)
-		return err
-	})
-	m.Transactions = busy - idle // of the looks that a service takes by itself there are as many
-	return m, err
+	var counts [3]int64 // before as long without deliveries, before them, after them
+	for i, during := range []func() error{
+		func() error { return nil },
+		func() error { return pause(ctx, l.seconds) },
+		func() error {
+			m, err = l.load(ctx, middle, []string{"--bad-signatures", "1"}, &untouched)
+			return err
+		},
+	} {
+		if err := during(); err != nil {
+			return m, err
+		}
+		if counts[i], err = l.transactions(ctx); err != nil {
+			return m, err
+		}
+	}
+	m.Transactions = (counts[2] - counts[1]) - (counts[1] - counts[0])
+	return m, nil
 }
 
 // sight is what is looked at before and after a measurement.

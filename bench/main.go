@@ -8,7 +8,7 @@
 // per event as the operating system counts it. The table that goes to standard
 // output shows medians of both, the raw figures go to bench/out.
 //
-//	go run ./bench                  # everything: below 15 minutes
+//	go run ./bench                  # everything: below 20 minutes
 //	go run ./bench --quick          # does it work: one round of a second each
 //	go run ./bench --rounds 9 --ingest
 //	go run ./bench --replicas 1,2,3 --commit-delay
