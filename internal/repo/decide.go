@@ -1,6 +1,7 @@
 package repo
 
 import (
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -15,8 +16,10 @@ type writes struct {
 	quarantined []*events.Event
 	outputs     map[string]*carried // by session
 	details     map[string]*carried
+	moved       []string // sessions whose history has other neighbours
 	gone        []string // sessions to erase
-	bare        []string // rows that only the lock made
+	passing     []string // sessions whose row stands only as long as the transaction
+	doubted     []string // event ids that are in quarantine
 	released    []string // event ids that leave quarantine
 	arrived     []string // event ids that thin events waited for
 	wishes      []string // sessions of which something new is wanted from the API
@@ -112,9 +115,12 @@ func (s *Store) decide(orders []*order, v *view) *writes {
 	}
 	for id, standing := range v.sessions {
 		switch {
-		case standing.bare && len(standing.Steps) == 0 && !standing.Redacted:
-			w.bare = append(w.bare, id)
-		case standing.touched:
+		case !standing.touched:
+		case standing.unseen && len(standing.Steps) == 0 && !standing.Redacted:
+			// Nothing is known of the session yet. The row keeps out whoever comes to
+			// know more at the same time.
+			w.sessions, w.passing = append(w.sessions, standing), append(w.passing, id)
+		default:
 			if s.opt.NoOutputs {
 				standing.OutputsWantedSince = time.Time{}
 			}
@@ -126,12 +132,16 @@ func (s *Store) decide(orders []*order, v *view) *writes {
 				w.wishes = append(w.wishes, id)
 			}
 			w.advanced = w.advanced || slices.ContainsFunc(standing.Steps, func(t events.Step) bool { return t.Changed })
+			if !appended(standing) {
+				w.moved = append(w.moved, id)
+			}
 			if standing.Redacted && !standing.wasGone {
 				w.gone = append(w.gone, id)
 			}
 		}
 	}
 	slices.SortFunc(w.sessions, func(a, b *session) int { return strings.Compare(a.ID, b.ID) })
+	w.doubted = slices.Collect(maps.Keys(v.quarantined))
 	w.isGone = func(id string) bool { return v.sessions[id] != nil && v.sessions[id].Redacted }
 	w.snapshotKnown = func(e *events.Event) bool { return v.known[e.SnapshotEvent.Value] }
 	for _, e := range thin {

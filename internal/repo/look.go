@@ -30,11 +30,12 @@ type answerKey struct {
 	second  int64
 }
 
-// session is what stands of one, and how its row was found.
+// session is what stands of one, and where its row was found.
 type session struct {
 	events.Standing
-	bare    bool // made by the lock, empty so far
-	wasGone bool // redacted before
+	place   [6]byte // of the locked row (ctid)
+	unseen  bool    // there is no row so far
+	wasGone bool    // redacted before
 	wanted  wanted
 	touched bool // by an order
 	loud    bool // and not only by reconcile's
@@ -54,22 +55,18 @@ SELECT set_config('lock_timeout', $1, true),
        set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true),
        set_config('enable_mergejoin', 'off', true), set_config('jit', 'off', true)`
 
-	// The condition that is never true makes the conflict a lock and nothing
-	// else. The ids come sorted, so that two batches cannot wait for each other.
-	// A new row begins with what its indexes hold: filling it is cheaper then.
-	sqlLock = `
-INSERT INTO stripe_identity.verification_sessions (id, client_reference_id)
-SELECT id, reference FROM unnest($1::text[], $2::text[]) AS n (id, reference)
-ON CONFLICT (id) DO UPDATE SET id = excluded.id WHERE false`
-
+	// Locks come in the order of the ids, so that two batches cannot wait for each
+	// other. Of a row that was locked this tells what stands once the lock is had.
 	sqlSessions = `
 SELECT id, account, context, livemode, type, status, last_error_code, last_error_reason,
        last_verification_report_id, client_reference_id, related_customer, related_customer_account,
        related_person, related_person_account, verification_flow, redaction_status, created_at, status_changed_at, last_event_id, last_event_created_at,
        needs_refresh, outputs_wanted_since, births, redacted, hidden, coalesce(told_by, last_event_id), content_digest,
-       fetched_until IS NOT NULL
+       fetched_until IS NOT NULL, ctid
 FROM stripe_identity.verification_sessions
-WHERE id = ANY ($1)`
+WHERE id = ANY ($1)
+ORDER BY id
+FOR UPDATE`
 
 	sqlAnswers = `
 SELECT session_id, told_until, told_from, outputs, event_type, type, status, error_code, verification_report_id,
@@ -106,16 +103,16 @@ FROM stripe_identity.provided_details WHERE session_id = ANY ($1)`
 // Stripe's API was asked about one of them before.
 func look(ctx context.Context, conn *pgx.Conn, p *pipeline, orders []*order, lockTimeout time.Duration) (*view, error) {
 	sessionIDs, eventIDs, carries := concerned(orders)
-	references := map[string]string{}
-	for _, o := range orders {
-		if e := o.event; e != nil && e.Session.ClientReferenceID.Has() {
-			references[e.SessionID] = e.Session.ClientReferenceID.Value
-		}
-	}
 	v := &view{
 		sessions: make(map[string]*session, len(sessionIDs)), known: make(map[string]bool, len(eventIDs)),
 		waiting: map[string]bool{}, quarantined: map[string]doubt{},
 		outputs: map[string]events.Carrier{}, details: map[string]events.Carrier{}, shown: map[answerKey]int64{},
+	}
+	sessions, steps := make([]session, len(sessionIDs)), make([]events.Step, len(sessionIDs)*usualSteps)
+	for i, id := range sessionIDs {
+		s := &sessions[i]
+		s.ID, s.unseen, s.Steps = id, true, steps[i*usualSteps:i*usualSteps:(i+1)*usualSteps]
+		v.sessions[id] = s
 	}
 	ask := func(sql string, read func(*row)) {
 		p.add(sql, read)
@@ -124,9 +121,7 @@ func look(ctx context.Context, conn *pgx.Conn, p *pipeline, orders []*order, loc
 	p.add("BEGIN ISOLATION LEVEL READ COMMITTED", nil) // each statement sees what the lock waited for
 	p.add(sqlSettings, nil)
 	p.text(strconv.FormatInt(lockTimeout.Milliseconds(), 10))
-	ask(sqlLock, nil)
-	optional(p, sessionIDs, func(id string) string { return references[id] })
-	ask(sqlSessions, v.sessionReader(len(sessionIDs)))
+	ask(sqlSessions, v.readSession)
 	ask(sqlHistory, v.readStep)
 	ask(sqlSeen, v.readSeen)
 	strs(p, eventIDs, itself)
@@ -192,34 +187,30 @@ func concerned(orders []*order) (sessionIDs, eventIDs []string, carries bool) {
 // usualSteps is how long a history is for which no memory is asked again.
 const usualSteps = 4
 
-// sessionReader reads at most n sessions.
-func (v *view) sessionReader(n int) func(*row) {
-	sessions, steps := make([]session, n), make([]events.Step, n*usualSteps)
-	return func(r *row) {
-		s := &sessions[len(v.sessions)]
-		s.ID = r.str()
-		s.Account, s.Context, s.Livemode, s.Type, s.Status = r.text(), r.text(), r.mode(), r.text(), r.text()
-		s.ErrorCode, s.ErrorReason, s.ReportID, s.ClientReferenceID = r.text(), r.text(), r.text(), r.text()
-		s.RelatedCustomer, s.RelatedCustomerAccount = r.text(), r.text()
-		s.RelatedPerson, s.RelatedPersonAccount, s.VerificationFlow = r.text(), r.text(), r.text()
-		s.RedactionStatus, s.Created, s.StatusChangedAt = r.text(), r.time(), r.time()
-		s.LastEventID, s.LastEventCreatedAt, s.NeedsRefresh, s.OutputsWantedSince = r.str(), r.time(), r.bool(), r.time()
-		births, err := events.ParseBirths(r.str())
-		if err != nil {
-			r.err = err
-		}
-		s.Births, s.Redacted, s.Hidden, s.ToldBy = births, r.bool(), r.bool(), r.str()
-		copy(s.digest[:], r.raw())
-		if r.bool() {
-			v.answered = append(v.answered, s.ID)
-		}
-		s.bare = s.LastEventID == "" && !s.Redacted
-		s.wasGone = s.Redacted
-		s.wanted = wanted{s.NeedsRefresh && !s.Hidden, s.OutputsWantedSince}
-		at := len(v.sessions) * usualSteps
-		s.Steps = steps[at : at : at+usualSteps]
-		v.sessions[s.ID] = s
+func (v *view) readSession(r *row) {
+	s := v.sessions[r.str()]
+	if s == nil {
+		return
 	}
+	s.unseen = false
+	s.Account, s.Context, s.Livemode, s.Type, s.Status = r.text(), r.text(), r.mode(), r.text(), r.text()
+	s.ErrorCode, s.ErrorReason, s.ReportID, s.ClientReferenceID = r.text(), r.text(), r.text(), r.text()
+	s.RelatedCustomer, s.RelatedCustomerAccount = r.text(), r.text()
+	s.RelatedPerson, s.RelatedPersonAccount, s.VerificationFlow = r.text(), r.text(), r.text()
+	s.RedactionStatus, s.Created, s.StatusChangedAt = r.text(), r.time(), r.time()
+	s.LastEventID, s.LastEventCreatedAt, s.NeedsRefresh, s.OutputsWantedSince = r.str(), r.time(), r.bool(), r.time()
+	births, err := events.ParseBirths(r.str())
+	if err != nil {
+		r.err = err
+	}
+	s.Births, s.Redacted, s.Hidden, s.ToldBy = births, r.bool(), r.bool(), r.str()
+	copy(s.digest[:], r.raw())
+	if r.bool() {
+		v.answered = append(v.answered, s.ID)
+	}
+	copy(s.place[:], r.raw())
+	s.wasGone = s.Redacted
+	s.wanted = wanted{s.NeedsRefresh && !s.Hidden, s.OutputsWantedSince}
 }
 
 // readAnswer reads an answer of the API. The row of history that it may have

@@ -132,6 +132,7 @@ func texts[R any](p *pipeline, rows []R, of func(R) events.Text) {
 
 func docs[R any](p *pipeline, rows []R, of func(R) []byte)    { octets(p, pgtype.TextOID, rows, of) }
 func digests[R any](p *pipeline, rows []R, of func(R) []byte) { octets(p, pgtype.ByteaOID, rows, of) }
+func places[R any](p *pipeline, rows []R, of func(R) []byte)  { octets(p, pgtype.TIDOID, rows, of) }
 
 func octets[R any](p *pipeline, element uint32, rows []R, of func(R) []byte) {
 	column(p, element, rows, func(r R) bool {

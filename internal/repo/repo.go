@@ -1,12 +1,14 @@
 // Package repo keeps the truth in PostgreSQL: it records events once, and
 // knows what stands of a session.
 //
-// Every write takes the same road. One statement makes and locks the rows of
-// the sessions concerned, in the order of their ids; the statements after it
-// see everything that was committed before the lock was had; [events.Standing]
-// decides; one more round trip writes and commits. Because nobody decides
-// before it holds the lock, two replicas agree, and a redaction wins over every
-// writer, whether that one comes before it, after it or at the same time.
+// Every write takes the same road. One statement locks the rows of the sessions
+// concerned, in the order of their ids; the statements after it see everything
+// that was committed before the lock was had; [events.Standing] decides; one more
+// round trip writes and commits. A session without a row gets it first of all
+// that is written, and who finds that somebody else was faster begins anew.
+// Because nobody commits what was decided without the lock, two replicas agree,
+// and a redaction wins over every writer, whether that one comes before it, after
+// it or at the same time.
 //
 // What PostgreSQL refuses because of an event's own content (SQLSTATE class
 // 22, 23, 54) puts that event into quarantine. Deadlocks and serialization
@@ -161,6 +163,7 @@ const (
 	serializationFailure = "40001"
 	deadlockDetected     = "40P01"
 	uniqueViolation      = "23505"
+	divisionByZero       = "22012"
 	lockNotAvailable     = "55P03"
 )
 
@@ -208,8 +211,9 @@ func blameFor(err error) (blame, string) {
 		return chance, pg.Code
 	case lockNotAvailable:
 		return someones, pg.Code
-	case uniqueViolation:
-		// One event id under two sessions at once: the next try sees it.
+	case uniqueViolation, divisionByZero:
+		// Somebody else made the session, or told something of it, at the same time;
+		// or one event id came under two sessions. The next try sees it.
 		return chance, pg.Code
 	}
 	for _, class := range []string{"22", "23", "54"} {

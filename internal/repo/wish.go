@@ -213,15 +213,15 @@ func (s *Store) asks(m events.Mode) bool {
 	return s.opt.Asks != nil && m != events.ModeUnknown && s.opt.Asks(m == events.ModeLive)
 }
 
-// queueWishes makes the wishes of a write known, and ends those that it served.
-func (w *writes) queueWishes(b *pgx.Batch) {
-	if len(w.wishes) > 0 {
-		b.Queue(`
+// sqlWish makes new wishes of sessions known.
+const sqlWish = `
 INSERT INTO stripe_identity.wishes (session_id)
 SELECT unnest($1::text[])
 ON CONFLICT (session_id) DO UPDATE
-SET generation = stripe_identity.wishes.generation + 1, attempts = 0, tried_at = NULL, due_at = now()`, w.wishes)
-	}
+SET generation = stripe_identity.wishes.generation + 1, attempts = 0, tried_at = NULL, due_at = now()`
+
+// queueServed ends the wishes that an answer served.
+func (w *writes) queueServed(b *pgx.Batch) {
 	for _, wish := range w.served {
 		ids := make([]string, len(wish.Thin))
 		for i, t := range wish.Thin {

@@ -91,22 +91,13 @@ FROM (
 WHERE t.id = p.id AND t.session_id = ANY ($1)
   AND (t.previous_status, t.previous_at) IS DISTINCT FROM (p.status, p.occurred_at)`
 
-	// The rows are there: the lock made them. This form reaches each by its key
-	// even if its plan was made while the table was empty, and UPDATE does not.
+	// A row is reached by the place at which it was locked: no plan can turn that
+	// into a search, whatever the tables' size was when it was made. A session that
+	// somebody else has made meanwhile breaks the key, and the write begins anew.
 	// Content without a digest is what stands already.
 	sqlWriteSessions = `
-INSERT INTO stripe_identity.verification_sessions AS s (
-    id, account, context, livemode, type, status, last_error_code, last_error_reason, last_verification_report_id,
-    client_reference_id, related_customer, related_customer_account, related_person, related_person_account,
-    verification_flow, redaction_status, created_at, status_changed_at, last_event_id, last_event_created_at,
-    needs_refresh, outputs_wanted_since, births, redacted, hidden, told_by, fetched_from, fetched_until, options,
-    metadata, content_digest, updated_at)
-SELECT id, account, context, livemode, type, status, last_error_code, last_error_reason, last_verification_report_id,
-       client_reference_id, related_customer, related_customer_account, related_person, related_person_account,
-       verification_flow, redaction_status, created_at, status_changed_at, last_event_id, last_event_created_at,
-       needs_refresh, outputs_wanted_since, births, redacted, hidden, told_by, fetched_from, fetched_until,
-       options::jsonb, metadata::jsonb, content_digest, now()
-FROM (
+MERGE INTO stripe_identity.verification_sessions AS s
+USING (
     SELECT unnest($1::text[]) AS id, unnest($2::text[]) AS account, unnest($3::text[]) AS context,
            unnest($4::boolean[]) AS livemode, unnest($5::text[]) AS type, unnest($6::text[]) AS status,
            unnest($7::text[]) AS last_error_code, unnest($8::text[]) AS last_error_reason,
@@ -120,23 +111,33 @@ FROM (
            unnest($23::text[]) AS births, unnest($24::boolean[]) AS redacted, unnest($25::boolean[]) AS hidden,
            unnest($26::text[]) AS told_by, unnest($27::timestamptz[]) AS fetched_from,
            unnest($28::timestamptz[]) AS fetched_until, unnest($29::text[]) AS options,
-           unnest($30::text[]) AS metadata, unnest($31::bytea[]) AS content_digest
-) n
-ON CONFLICT (id) DO UPDATE
+           unnest($30::text[]) AS metadata, unnest($31::bytea[]) AS content_digest, unnest($32::tid[]) AS place
+) AS n
+ON s.ctid = n.place
+WHEN MATCHED THEN UPDATE
 SET (account, context, livemode, type, status, last_error_code, last_error_reason, last_verification_report_id,
      client_reference_id, related_customer, related_customer_account, related_person, related_person_account,
      verification_flow, redaction_status, created_at, status_changed_at, last_event_id, last_event_created_at,
      needs_refresh, outputs_wanted_since, births, redacted, hidden, told_by, fetched_from, fetched_until, updated_at)
-  = (excluded.account, excluded.context, excluded.livemode, excluded.type, excluded.status, excluded.last_error_code,
-     excluded.last_error_reason, excluded.last_verification_report_id, excluded.client_reference_id,
-     excluded.related_customer, excluded.related_customer_account, excluded.related_person,
-     excluded.related_person_account, excluded.verification_flow, excluded.redaction_status, excluded.created_at,
-     excluded.status_changed_at, excluded.last_event_id, excluded.last_event_created_at, excluded.needs_refresh,
-     excluded.outputs_wanted_since, excluded.births, excluded.redacted, excluded.hidden, excluded.told_by,
-     excluded.fetched_from, excluded.fetched_until, excluded.updated_at),
-    options = CASE WHEN excluded.content_digest IS NULL THEN s.options ELSE excluded.options END,
-    metadata = CASE WHEN excluded.content_digest IS NULL AND NOT excluded.redacted THEN s.metadata ELSE excluded.metadata END,
-    content_digest = CASE WHEN NOT excluded.redacted THEN coalesce(excluded.content_digest, s.content_digest) END`
+  = (n.account, n.context, n.livemode, n.type, n.status, n.last_error_code, n.last_error_reason, n.last_verification_report_id,
+     n.client_reference_id, n.related_customer, n.related_customer_account, n.related_person, n.related_person_account,
+     n.verification_flow, n.redaction_status, n.created_at, n.status_changed_at, n.last_event_id, n.last_event_created_at,
+     n.needs_refresh, n.outputs_wanted_since, n.births, n.redacted, n.hidden, n.told_by, n.fetched_from, n.fetched_until, now()),
+    options = CASE WHEN n.content_digest IS NULL THEN s.options ELSE n.options::jsonb END,
+    metadata = CASE WHEN n.content_digest IS NULL AND NOT n.redacted THEN s.metadata ELSE n.metadata::jsonb END,
+    content_digest = CASE WHEN NOT n.redacted THEN coalesce(n.content_digest, s.content_digest) END
+WHEN NOT MATCHED THEN INSERT (
+    id, account, context, livemode, type, status, last_error_code, last_error_reason, last_verification_report_id,
+    client_reference_id, related_customer, related_customer_account, related_person, related_person_account,
+    verification_flow, redaction_status, created_at, status_changed_at, last_event_id, last_event_created_at,
+    needs_refresh, outputs_wanted_since, births, redacted, hidden, told_by, fetched_from, fetched_until, options,
+    metadata, content_digest)
+VALUES (
+    n.id, n.account, n.context, n.livemode, n.type, n.status, n.last_error_code, n.last_error_reason, n.last_verification_report_id,
+    n.client_reference_id, n.related_customer, n.related_customer_account, n.related_person, n.related_person_account,
+    n.verification_flow, n.redaction_status, n.created_at, n.status_changed_at, n.last_event_id, n.last_event_created_at,
+    n.needs_refresh, n.outputs_wanted_since, n.births, n.redacted, n.hidden, n.told_by, n.fetched_from, n.fetched_until, n.options::jsonb,
+    n.metadata::jsonb, CASE WHEN NOT n.redacted THEN n.content_digest END)`
 
 	// What only history holds.
 	sqlReload = `
@@ -192,8 +193,21 @@ UPDATE stripe_identity.quarantined_events SET resolved_at = now() WHERE event_id
 UPDATE stripe_identity.events SET resolved_at = now()
 WHERE snapshot_event = ANY ($1) AND type LIKE 'v1.%' AND resolved_at IS NULL`
 
-	sqlForgetBare = `
+	sqlForgetPassing = `
 DELETE FROM stripe_identity.verification_sessions WHERE id = ANY ($1)`
+
+	// A session that has no row cannot be locked before it is looked at. What came
+	// to be known of it until its row was made is seen now: then the write divides
+	// by zero, and begins anew.
+	sqlNothingElse = `
+SELECT 1 / CASE
+    WHEN EXISTS (
+        SELECT FROM stripe_identity.quarantined_events
+        WHERE session_id = ANY ($1) AND resolved_at IS NULL AND event_id <> ALL (coalesce($2::text[], '{}')))
+      OR EXISTS (
+        SELECT FROM stripe_identity.events
+        WHERE snapshot_event = ANY ($3) AND type LIKE 'v1.%' AND resolved_at IS NULL)
+    THEN 0 ELSE 1 END`
 
 	// A commit that notifies waits for every other one that does, in any
 	// database of the server: that is no lock on a session.
@@ -213,51 +227,48 @@ WHERE session_id = ANY ($1) AND (error_reason IS NOT NULL OR metadata IS NOT NUL
 }
 
 // write puts a decision into the database and commits: in one round trip, unless
-// there is something rare to write before or after what every event writes.
+// there is something that is written row by row.
 func (s *Store) write(ctx context.Context, conn *pgx.Conn, p *pipeline, w *writes) error {
 	before, after := &pgx.Batch{}, &pgx.Batch{}
+	w.addSessions(p, after)
 	w.addEvents(p)
 	w.addTransitions(p, before)
-	w.addSessions(p, after)
-	w.queueRelink(after)
 	w.queueOutputs(after, s.opt.Outputs)
 	w.queueQuarantine(after)
-	if len(w.gone) > 0 {
-		for _, sql := range sqlErase {
-			after.Queue(sql, w.gone)
-		}
-	}
-	for _, rare := range []struct {
-		sql string
-		ids []string
-	}{{sqlRelease, w.released}, {sqlArrived, w.arrived}, {sqlForgetBare, w.bare}} {
-		if len(rare.ids) > 0 {
-			after.Queue(rare.sql, rare.ids)
-		}
-	}
-	w.queueWishes(after)
-
+	w.queueServed(after)
 	if before.Len() > 0 {
 		if err := conn.SendBatch(ctx, before).Close(); err != nil {
 			return err
 		}
 	}
-	notifies := w.advanced && s.opt.Notify
-	if after.Len() == 0 {
-		if notifies {
-			p.add(sqlNotify, nil)
+	for _, rare := range []struct {
+		ids        []string
+		statements []string
+	}{
+		{w.moved, []string{sqlRelink}}, {w.gone, sqlErase}, {w.released, []string{sqlRelease}},
+		{w.arrived, []string{sqlArrived}}, {w.passing, []string{sqlForgetPassing}}, {w.wishes, []string{sqlWish}},
+	} {
+		for _, sql := range rare.statements {
+			if len(rare.ids) > 0 {
+				p.add(sql, nil)
+				strs(p, rare.ids, itself)
+			}
 		}
-		p.add("COMMIT", nil)
-		return p.run(ctx, conn)
 	}
-	if err := p.run(ctx, conn); err != nil {
-		return err
+	if after.Len() > 0 {
+		if err := p.run(ctx, conn); err != nil {
+			return err
+		}
+		if err := conn.SendBatch(ctx, after).Close(); err != nil {
+			return err
+		}
 	}
-	if notifies {
-		after.Queue(sqlNotify)
+	w.addNothingElse(p)
+	if w.advanced && s.opt.Notify {
+		p.add(sqlNotify, nil)
 	}
-	after.Queue("COMMIT")
-	return conn.SendBatch(ctx, after).Close()
+	p.add("COMMIT", nil)
+	return p.run(ctx, conn)
 }
 
 func (w *writes) addEvents(p *pipeline) {
@@ -386,18 +397,6 @@ func (t transition) twin() []byte {
 	return t.Twin[:]
 }
 
-func (w *writes) queueRelink(b *pgx.Batch) {
-	var ids []string
-	for _, s := range w.sessions {
-		if !appended(s) {
-			ids = append(ids, s.ID)
-		}
-	}
-	if len(ids) > 0 {
-		b.Queue(sqlRelink, ids)
-	}
-}
-
 // appended reports whether all that changes in a history comes after what
 // stands: then no row that stands gets another predecessor.
 func appended(s *session) bool {
@@ -450,11 +449,43 @@ func (w *writes) addSessions(p *pipeline, after *pgx.Batch) {
 	docs(p, rows, func(s *session) []byte { return s.unlessSame(s.Options) })
 	docs(p, rows, func(s *session) []byte { return s.unlessSame(s.Metadata) })
 	digests(p, rows, func(s *session) []byte { return s.unlessSame(s.digest[:]) })
+	places(p, rows, func(s *session) []byte { return s.row() })
 	for _, s := range rows {
 		if s.Reload != "" {
 			after.Queue(sqlReload, s.ID, s.Reload)
 		}
 	}
+}
+
+// row is where the session stands, nil if it has no row.
+func (s *session) row() []byte {
+	if s.unseen {
+		return nil
+	}
+	return s.place[:]
+}
+
+// addNothingElse makes sure of what was taken for granted of sessions that had no
+// row: that nobody else knows anything of them.
+func (w *writes) addNothingElse(p *pipeline) {
+	var sessions, told []string
+	for _, s := range w.sessions {
+		if s.unseen {
+			sessions = append(sessions, s.ID)
+		}
+	}
+	if len(sessions) == 0 {
+		return
+	}
+	for _, e := range w.events {
+		if _, unseen := slices.BinarySearch(sessions, e.SessionID); unseen {
+			told = append(told, e.ID)
+		}
+	}
+	p.add(sqlNothingElse, nil)
+	strs(p, sessions, itself)
+	strs(p, w.doubted, itself)
+	strs(p, told, itself)
 }
 
 // digestContent settles whether options and metadata have to be written. It
