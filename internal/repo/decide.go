@@ -13,7 +13,7 @@ import (
 type writes struct {
 	events      []*events.Event
 	sessions    []*session // by id
-	quarantined []*events.Event
+	quarantined []*order
 	outputs     map[string]*carried // by session
 	details     map[string]*carried
 	moved       []string // sessions whose history has other neighbours
@@ -89,7 +89,7 @@ func (s *Store) decide(orders []*order, v *view) *writes {
 			}
 			o.outcome = events.Quarantined
 			v.quarantined[e.ID] = doubt{e.SessionID, e.ReceivedAt}
-			w.quarantined = append(w.quarantined, e)
+			w.quarantined = append(w.quarantined, o)
 			if standing == nil {
 				continue
 			}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"webhookd/internal/events"
@@ -533,9 +534,16 @@ func (w *writes) queueOutputs(b *pgx.Batch, wants func(string) bool) {
 }
 
 func (w *writes) queueQuarantine(b *pgx.Batch) {
-	for _, e := range w.quarantined {
+	for _, o := range w.quarantined {
+		e := o.event
 		b.Queue(sqlQuarantine, e.ID, e.Type, nonEmpty(e.SessionID), nonZero(e.Created), e.ReceivedAt, e.Fault,
-			textOf(w.payload(e)), e.Account.Ptr(), e.Livemode.Ptr(), e.Source, nonEmpty(e.SecretName), e.Hides)
+			textOf(w.payload(e)), e.Account.Ptr(), e.Livemode.Ptr(), e.Source, nonEmpty(e.SecretName), e.Hides,
+		).Exec(func(done pgconn.CommandTag) error {
+			if done.RowsAffected() == 0 { // nobody's lock kept out who brought it at the same time
+				o.outcome = events.Duplicate
+			}
+			return nil
+		})
 	}
 }
 
