@@ -1,13 +1,18 @@
 package repo
 
 import (
+	"cmp"
 	"context"
+	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
+	"os"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"webhookd/internal/events"
@@ -15,34 +20,31 @@ import (
 
 // pipeline is statements that go out together, in one round trip, in
 // PostgreSQL's binary form. pgx would look at each value through an interface,
-// which costs a third of a delivery's time. What is rare goes through pgx.
+// which costs a third of a delivery's time, and its pgconn makes a new buffer for
+// every batch. So messages are written here, and read by pgconn; what is rare goes
+// through pgx (postgresql.org/docs/current/protocol-message-formats.html).
 type pipeline struct {
 	prepares   bool              // or else there is a pooler, which keeps no statements
+	timeout    time.Duration     // of a round trip whose context has no deadline
 	words      map[string]string // that need no copy
+	names      map[string]string // of statements, by their SQL
 	statements []statement
-	params     []span
-	data       []byte // of all parameters
-
-	described []*pgconn.StatementDescription
-	values    [][]byte
+	out        []byte // messages
+	bind       int    // where in out the last Bind begins
+	counted    int    // where it counts its parameters
+	params     int    // how many it has so far
 }
 
 type statement struct {
-	sql    string
-	params int        // how many
-	read   func(*row) // called for each row
+	sql, name string
+	read      func(*row) // called for each row
 }
-
-// span is where a parameter stands in the data; a null one begins at -1.
-type span struct{ from, to int }
-
-var allBinary = []int16{pgtype.BinaryFormatCode}
 
 // epoch is where PostgreSQL's time begins, in unix seconds.
 const epoch = 946_684_800
 
-// keptData is the most memory that a pipeline keeps for its next use.
-const keptData = 4 << 20
+// keptBytes is the most memory that a pipeline keeps for its next use.
+const keptBytes = 4 << 20
 
 // vocabulary is the words that columns mostly hold.
 func vocabulary() map[string]string {
@@ -60,56 +62,104 @@ func vocabulary() map[string]string {
 
 // add begins a statement; its parameters follow.
 func (p *pipeline) add(sql string, read func(*row)) {
-	p.statements = append(p.statements, statement{sql: sql, read: read})
+	p.complete()
+	name := ""
+	if p.prepares {
+		name = p.name(sql)
+	} else {
+		p.message('P', func() { p.out = append(append(append(p.out, 0), sql...), 0, 0, 0) })
+	}
+	p.statements = append(p.statements, statement{sql, name, read})
+	p.bind, p.params = len(p.out), 0
+	p.out = append(p.out, 'B', 0, 0, 0, 0, 0) // type, length, no name for the portal
+	p.out = append(append(p.out, name...), 0)
+	p.out = append(p.out, 0, 1, 0, pgtype.BinaryFormatCode)
+	p.counted = len(p.out)
+	p.out = append(p.out, 0, 0)
 }
 
-func (p *pipeline) param(s span) {
-	p.params = append(p.params, s)
-	p.statements[len(p.statements)-1].params++
+// complete ends the statement that was begun last.
+func (p *pipeline) complete() {
+	if len(p.statements) == 0 {
+		return
+	}
+	binary.BigEndian.PutUint16(p.out[p.counted:], uint16(p.params))
+	p.out = append(p.out, 0, 1, 0, pgtype.BinaryFormatCode)
+	binary.BigEndian.PutUint32(p.out[p.bind+1:], uint32(len(p.out)-p.bind-1))
+	p.message('E', func() { p.out = append(p.out, 0, 0, 0, 0, 0) }) // that portal, all rows
 }
+
+func (p *pipeline) message(kind byte, body func()) {
+	at := len(p.out)
+	p.out = append(p.out, kind, 0, 0, 0, 0)
+	body()
+	binary.BigEndian.PutUint32(p.out[at+1:], uint32(len(p.out)-at-1))
+}
+
+// name is what a statement is called on each connection.
+func (p *pipeline) name(sql string) string {
+	name, known := p.names[sql]
+	if !known {
+		sum := sha256.Sum256([]byte(sql))
+		name = "webhookd_" + hex.EncodeToString(sum[:8])
+		p.names[sql] = name
+	}
+	return name
+}
+
+// param is a parameter of the statement: put appends it, or answers false for null.
+func (p *pipeline) param(put func() bool) {
+	at := len(p.out)
+	p.out = binary.BigEndian.AppendUint32(p.out, null)
+	if put() {
+		binary.BigEndian.PutUint32(p.out[at:], uint32(len(p.out)-at-4))
+	} else {
+		p.out = p.out[:at+4]
+	}
+	p.params++
+}
+
+// null is the length of what is null.
+const null = 1<<32 - 1
 
 // text is a parameter by itself; all others are columns.
 func (p *pipeline) text(s string) {
-	from := len(p.data)
-	p.data = append(p.data, s...)
-	p.param(span{from, len(p.data)})
+	p.param(func() bool {
+		p.out = append(p.out, s...)
+		return true
+	})
 }
 
-func (p *pipeline) uint32(n uint32) { p.data = binary.BigEndian.AppendUint32(p.data, n) }
-
-// column is an array with a value of each row: put appends it to the data, or
-// answers false for null.
+// column is an array with a value of each row: put appends it, or answers false
+// for null.
 func column[R any](p *pipeline, element uint32, rows []R, put func(R) bool) {
-	const dimensions, lowerBound = 1, 1
-	from, nulls := len(p.data), 0
-	for _, word := range [...]uint32{dimensions, 0, element, uint32(len(rows)), lowerBound} {
-		p.uint32(word)
-	}
-	for _, r := range rows {
-		at := len(p.data)
-		p.uint32(1<<32 - 1)
-		if put(r) {
-			binary.BigEndian.PutUint32(p.data[at:], uint32(len(p.data)-at-4))
-		} else {
-			nulls++
+	p.param(func() bool {
+		const dimensions, lowerBound = 1, 1
+		from, nulls := len(p.out), 0
+		for _, word := range [...]uint32{dimensions, 0, element, uint32(len(rows)), lowerBound} {
+			p.out = binary.BigEndian.AppendUint32(p.out, word)
 		}
-	}
-	if nulls == len(rows) { // NULL for an array: unnest fills the column up, for nothing
-		p.data = p.data[:from]
-		p.param(span{from: -1})
-		return
-	}
-	if nulls > 0 {
-		p.data[from+7] = 1
-	}
-	p.param(span{from, len(p.data)})
+		for _, r := range rows {
+			at := len(p.out)
+			p.out = binary.BigEndian.AppendUint32(p.out, null)
+			if put(r) {
+				binary.BigEndian.PutUint32(p.out[at:], uint32(len(p.out)-at-4))
+			} else {
+				nulls++
+			}
+		}
+		if nulls > 0 {
+			p.out[from+7] = 1
+		}
+		return nulls < len(rows) // NULL for an array: unnest fills the column up, for nothing
+	})
 }
 
 // What is empty is null, but for strs, flags and ranks.
 
 func strs[R any](p *pipeline, rows []R, of func(R) string) {
 	column(p, pgtype.TextOID, rows, func(r R) bool {
-		p.data = append(p.data, of(r)...)
+		p.out = append(p.out, of(r)...)
 		return true
 	})
 }
@@ -117,7 +167,7 @@ func strs[R any](p *pipeline, rows []R, of func(R) string) {
 func optional[R any](p *pipeline, rows []R, of func(R) string) {
 	column(p, pgtype.TextOID, rows, func(r R) bool {
 		s := of(r)
-		p.data = append(p.data, s...)
+		p.out = append(p.out, s...)
 		return s != ""
 	})
 }
@@ -125,7 +175,7 @@ func optional[R any](p *pipeline, rows []R, of func(R) string) {
 func texts[R any](p *pipeline, rows []R, of func(R) events.Text) {
 	column(p, pgtype.TextOID, rows, func(r R) bool {
 		t := of(r)
-		p.data = append(p.data, t.Value...) // empty unless present
+		p.out = append(p.out, t.Value...) // empty unless present
 		return t.Has()
 	})
 }
@@ -137,7 +187,7 @@ func places[R any](p *pipeline, rows []R, of func(R) []byte)  { octets(p, pgtype
 func octets[R any](p *pipeline, element uint32, rows []R, of func(R) []byte) {
 	column(p, element, rows, func(r R) bool {
 		b := of(r)
-		p.data = append(p.data, b...)
+		p.out = append(p.out, b...)
 		return b != nil
 	})
 }
@@ -162,9 +212,9 @@ func flags[R any](p *pipeline, rows []R, of func(R) bool) {
 
 func (p *pipeline) bool(b bool) {
 	if b {
-		p.data = append(p.data, 1)
+		p.out = append(p.out, 1)
 	} else {
-		p.data = append(p.data, 0)
+		p.out = append(p.out, 0)
 	}
 }
 
@@ -175,89 +225,87 @@ func times[R any](p *pipeline, rows []R, of func(R) time.Time) {
 			return false
 		}
 		micros := (t.Unix()-epoch)*1e6 + int64(t.Nanosecond())/1e3
-		p.data = binary.BigEndian.AppendUint64(p.data, uint64(micros))
+		p.out = binary.BigEndian.AppendUint64(p.out, uint64(micros))
 		return true
 	})
 }
 
 func ranks[R any](p *pipeline, rows []R, of func(R) int) {
 	column(p, pgtype.Int2OID, rows, func(r R) bool {
-		p.data = binary.BigEndian.AppendUint16(p.data, uint16(of(r)))
+		p.out = binary.BigEndian.AppendUint16(p.out, uint16(of(r)))
 		return true
 	})
 }
 
 // run sends everything, reads the rows, and is ready for other statements. The
 // error is that of the first statement that failed; the later ones had no effect.
+// After any other error than PostgreSQL's the connection is of no more use.
 func (p *pipeline) run(ctx context.Context, conn *pgx.Conn) error {
 	defer p.reset()
 	if len(p.statements) == 0 {
 		return nil
 	}
+	p.complete()
+	p.message('S', func() {})
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	if p.prepares {
 		for _, s := range p.statements {
-			sd, err := conn.Prepare(ctx, s.sql, s.sql) // the first time only
-			if err != nil {
+			if _, err := conn.Prepare(ctx, s.name, s.sql); err != nil { // the first time only
 				return err
 			}
-			p.described = append(p.described, sd)
 		}
 	}
-	for _, s := range p.params {
-		if s.from < 0 {
-			p.values = append(p.values, nil)
-		} else {
-			p.values = append(p.values, p.data[s.from:s.to:s.to])
-		}
+	// A deadline costs less than to watch a context, which ends seldom.
+	deadline, limited := ctx.Deadline()
+	if !limited {
+		deadline = time.Now().Add(p.timeout)
 	}
-	out, values := conn.PgConn().StartPipeline(ctx), p.values
-	for i, s := range p.statements {
-		if p.prepares {
-			out.SendQueryStatement(p.described[i], values[:s.params], allBinary, allBinary)
-		} else {
-			out.SendQueryParams(s.sql, values[:s.params], nil, allBinary, allBinary)
-		}
-		values = values[s.params:]
+	wire := conn.PgConn().Conn()
+	err := wire.SetDeadline(deadline)
+	if err == nil {
+		_, err = wire.Write(p.out)
 	}
-	err := out.Sync()
-	for i := 0; i < len(p.statements) && err == nil; i++ {
-		err = p.read(out, p.statements[i].read)
+	if err == nil {
+		err = p.receive(conn.PgConn())
 	}
-	if closed := out.Close(); err == nil {
-		err = closed
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return context.DeadlineExceeded
 	}
-	return err
+	return cmp.Or(err, wire.SetDeadline(time.Time{}))
 }
 
 var errForm = errors.New("a column is not of the form asked for")
 
-func (p *pipeline) read(out *pgconn.Pipeline, each func(*row)) error {
-	results, err := out.GetResults()
-	if err != nil {
-		return err
-	}
-	reader, ok := results.(*pgconn.ResultReader)
-	if !ok {
-		return errForm
-	}
+// receive reads all answers.
+func (p *pipeline) receive(conn *pgconn.PgConn) (failed error) {
 	r := row{words: p.words}
-	for reader.NextRow() {
-		if each != nil {
-			r.columns = reader.Values()
-			each(&r)
+	for done := 0; ; {
+		message, err := conn.ReceiveMessage(context.Background())
+		if err != nil {
+			return err
+		}
+		switch m := message.(type) {
+		case *pgproto3.DataRow:
+			if read := p.statements[done].read; read != nil {
+				r.columns = m.Values
+				read(&r)
+			}
+		case *pgproto3.CommandComplete:
+			done++
+		case *pgproto3.ErrorResponse:
+			failed = pgconn.ErrorResponseToPgError(m)
+		case *pgproto3.ReadyForQuery:
+			return cmp.Or(failed, r.err)
 		}
 	}
-	if _, err := reader.Close(); err != nil {
-		return err
-	}
-	return r.err
 }
 
 func (p *pipeline) reset() {
-	clear(p.values)
-	p.statements, p.params, p.described, p.values = p.statements[:0], p.params[:0], p.described[:0], p.values[:0]
-	if p.data = p.data[:0]; cap(p.data) > keptData {
-		p.data = nil
+	p.statements = p.statements[:0]
+	if p.out = p.out[:0]; cap(p.out) > keptBytes {
+		p.out = nil
 	}
 }
 

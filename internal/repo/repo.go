@@ -110,7 +110,9 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	s.lane = newLane(s)
 	s.orders.New = func() any { return &order{done: make(chan error, 1)} }
 	prepares, words := cfg.ConnConfig.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement, vocabulary()
-	s.pipelines.New = func() any { return &pipeline{prepares: prepares, words: words} }
+	s.pipelines.New = func() any {
+		return &pipeline{prepares: prepares, timeout: o.CommitTimeout, words: words, names: map[string]string{}}
+	}
 	for range o.Committers {
 		s.committers.Go(s.commitLoop)
 	}
