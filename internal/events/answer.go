@@ -1,6 +1,7 @@
 package events
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -31,5 +32,5 @@ func ParseSession(body []byte) (Session, error) {
 	if p.sessionFaults(&f); f != "" {
 		return Session{}, fmt.Errorf("%w: %s", ErrNotASession, f)
 	}
-	return p.session(), nil
+	return p.session(bytes.Clone(p.out)), nil
 }

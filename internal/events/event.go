@@ -189,8 +189,10 @@ type Session struct {
 	RelatedPersonAccount   Text
 	VerificationFlow       Text
 
-	Options  []byte // JSON object; nil when absent or null
-	Metadata []byte // JSON object; nil when absent or null
+	// Options and Metadata are JSON objects, nil when absent or null. They may be a
+	// part of the event's Payload: nobody writes to any of the three.
+	Options  []byte
+	Metadata []byte
 	// MetadataApart says that a payload leaves out a part of Metadata.
 	MetadataApart bool
 

@@ -120,6 +120,7 @@ type content struct {
 	sessionCreated, sessionLivemode       number
 	lastError, redaction, person, details Presence
 	options, metadata                     Presence
+	optionsAt, metadataAt                 int // where the copy has them; 0 if they are no part of it
 	s                                     Session
 	d                                     Details
 	outputs                               Presence
@@ -415,9 +416,9 @@ func (p *parser) sessionMember(name []byte) (keep bool, err error) {
 		p.sawRedaction = p.sawRedaction || p.dec.PeekKind() != 'n'
 		return true, p.nested(&p.redaction, inRedaction)
 	case "options":
-		return true, p.whole(&p.options, &s.Options, personal)
+		return true, p.whole(&p.options, &s.Options, &p.optionsAt, personal)
 	case "metadata":
-		return true, p.whole(&p.metadata, &s.Metadata, all)
+		return true, p.whole(&p.metadata, &s.Metadata, &p.metadataAt, all)
 	case "verified_outputs":
 		p.findings = findings{}
 		return false, p.apart(&p.outputs, inOutputs)
@@ -531,9 +532,10 @@ func (p *parser) otherMember(name []byte) (keep bool, err error) {
 }
 
 // whole reads an object that is stored as it is; the payload's copy leaves out
-// what a payload never has.
-func (p *parser) whole(presence *Presence, dst *[]byte, pol policy) error {
-	*dst = nil
+// what a payload never has. If that is nothing, the object is a part of the copy,
+// and at says where.
+func (p *parser) whole(presence *Presence, dst *[]byte, at *int, pol policy) error {
+	*dst, *at = nil, 0
 	if p.dec.PeekKind() != '{' {
 		return p.nested(presence, elsewhere)
 	}
@@ -547,8 +549,9 @@ func (p *parser) whole(presence *Presence, dst *[]byte, pol policy) error {
 	if err != nil {
 		return err
 	}
-	*dst = bytes.Clone(p.out[mark:])
+	*dst, *at = p.out[mark:len(p.out):len(p.out)], mark
 	if withheld {
+		*dst, *at = bytes.Clone(*dst), 0
 		p.s.MetadataApart = p.s.MetadataApart || pol == all
 		raw := bytes.TrimLeft(p.body[start:p.dec.InputOffset()], ": \t\r\n")
 		copied, err := p.copyOf(raw, strict)
@@ -810,7 +813,7 @@ func (p *parser) event() (*Event, error) {
 	case e.Fault != "":
 		p.shelve(e)
 	case e.Kind == Snapshot:
-		e.Session = p.session()
+		e.Session = p.session(e.Payload)
 	}
 	return e, nil
 }
@@ -847,8 +850,17 @@ func (p *parser) mode() Mode {
 	return ModeUnknown
 }
 
-func (p *parser) session() Session {
+// session is what was read; payload is the copy, out of the parser's hands.
+func (p *parser) session(payload []byte) Session {
 	s := p.s
+	for _, part := range [...]struct {
+		of *[]byte
+		at int
+	}{{&s.Options, p.optionsAt}, {&s.Metadata, p.metadataAt}} {
+		if end := part.at + len(*part.of); part.at > 0 {
+			*part.of = payload[part.at:end:end]
+		}
+	}
 	s.ID = p.sessionID.Value
 	s.Livemode = p.mode()
 	if p.sessionCreated.presence == Present && withinColumn(p.sessionCreated.value) {

@@ -184,7 +184,8 @@ func TestClientThatHangsUpDoesNotAbortTheCommit(t *testing.T) {
 func TestDeadlineCountsFromTheRequest(t *testing.T) {
 	t.Parallel()
 	svc := newService(t, store(func(ctx context.Context, _ *events.Event) (events.Outcome, error) {
-		<-ctx.Done()
+		deadline, _ := ctx.Deadline()
+		time.Sleep(time.Until(deadline))
 		return "", errors.New("record event: timeout") // a store may hide what ended it
 	}), timeout(100*time.Millisecond))
 	if got := svc.send(t); got.Status != 503 || got.Code != "deadline" {

@@ -188,7 +188,7 @@ func concerned(orders []*order) (sessionIDs, eventIDs []string, carries bool) {
 const usualSteps = 4
 
 func (v *view) readSession(r *row) {
-	s := v.sessions[r.str()]
+	s := v.sessions[string(r.raw())]
 	if s == nil {
 		return
 	}
@@ -203,7 +203,7 @@ func (v *view) readSession(r *row) {
 	if err != nil {
 		r.err = err
 	}
-	s.Births, s.Redacted, s.Hidden, s.ToldBy = births, r.bool(), r.bool(), r.str()
+	s.Births, s.Redacted, s.Hidden, s.ToldBy = births, r.bool(), r.bool(), r.like(s.LastEventID)
 	copy(s.digest[:], r.raw())
 	if r.bool() {
 		v.answered = append(v.answered, s.ID)
@@ -216,7 +216,7 @@ func (v *view) readSession(r *row) {
 // readAnswer reads an answer of the API. The row of history that it may have
 // was read before.
 func (v *view) readAnswer(r *row) {
-	s := v.sessions[r.str()]
+	s := v.sessions[string(r.raw())]
 	t := events.Step{Answer: true, Source: events.SourceAPI}
 	t.Second, t.Rank, t.From, t.Outputs = r.time().Unix(), events.AnswerRank, r.time().Unix(), r.bool()
 	t.Type, t.Session = r.str(), r.text()
@@ -229,7 +229,7 @@ func (v *view) readAnswer(r *row) {
 func (v *view) readStep(r *row) {
 	t := events.Step{Row: r.int64()}
 	t.ID = r.str()
-	s := v.sessions[r.str()]
+	s := v.sessions[string(r.raw())]
 	if s == nil {
 		return
 	}

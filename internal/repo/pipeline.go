@@ -335,6 +335,15 @@ func (r *row) str() string {
 	return string(column)
 }
 
+// like is a text that mostly equals another one, which then needs no copy.
+func (r *row) like(other string) string {
+	if len(r.columns) > 0 && string(r.columns[0]) == other {
+		r.raw()
+		return other
+	}
+	return r.str()
+}
+
 func (r *row) text() events.Text {
 	if len(r.columns) > 0 && r.columns[0] == nil {
 		r.raw()

@@ -18,7 +18,8 @@ import (
 // from now on.
 //
 // Events that wait while a commit is under way form the next batch: nobody
-// waits for a timer, and each is answered after its own commit.
+// waits for a timer, and each is answered after its own commit. The deadline of
+// ctx is kept also if ctx itself never ends.
 //
 // It fails with [events.ErrQueueFull] at once when too many wait, with
 // [events.ErrLocked] when somebody else holds the session for too long, with
@@ -29,19 +30,27 @@ import (
 func (s *Store) Record(ctx context.Context, e *events.Event) (events.Outcome, error) {
 	o := s.orders.Get().(*order)
 	o.event = e
-	o.deadline, _ = ctx.Deadline()
+	var late <-chan time.Time
+	if deadline, limited := ctx.Deadline(); limited {
+		o.deadline = deadline
+		o.timer.Reset(time.Until(deadline))
+		late = o.timer.C
+	}
 	if err := s.enqueue(o); err != nil {
 		return "", fmt.Errorf("record event %s: %w", e.ID, err)
 	}
 	select {
 	case err := <-o.done:
 		outcome := o.outcome
-		*o = order{done: o.done} // who answered has let go of it
+		o.timer.Stop()
+		*o = order{done: o.done, timer: o.timer} // who answered has let go of it
 		s.orders.Put(o)
 		if err != nil {
 			return "", fmt.Errorf("record event %s: %w", e.ID, err)
 		}
 		return outcome, nil
+	case <-late:
+		return "", fmt.Errorf("record event %s: %w", e.ID, context.DeadlineExceeded)
 	case <-ctx.Done():
 		return "", fmt.Errorf("record event %s: %w", e.ID, ctx.Err())
 	}
@@ -75,7 +84,8 @@ type order struct {
 	answer *events.Answer // nil: a redaction
 	wish   *Wish          // that the answer serves; nil: reconcile's
 
-	deadline time.Time  // when nobody waits for it any more; zero for never
+	deadline time.Time // when nobody waits for it any more; zero for never
+	timer    *time.Timer
 	done     chan error // buffered: whoever waited may have gone
 
 	outcome  events.Outcome

@@ -108,7 +108,11 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	s := &Store{pool: pool, opt: o, queue: queue{ch: make(chan *order, o.QueueLength)}}
 	s.metrics = newMetrics(o.Registry, pool, func() float64 { return float64(len(s.queue.ch)) })
 	s.lane = newLane(s)
-	s.orders.New = func() any { return &order{done: make(chan error, 1)} }
+	s.orders.New = func() any {
+		timer := time.NewTimer(time.Hour)
+		timer.Stop()
+		return &order{done: make(chan error, 1), timer: timer}
+	}
 	prepares, words := cfg.ConnConfig.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement, vocabulary()
 	s.pipelines.New = func() any {
 		return &pipeline{prepares: prepares, timeout: o.CommitTimeout, words: words, names: map[string]string{}}
