@@ -34,7 +34,9 @@ func (s *Store) Inspect(ctx context.Context, now func() time.Time) (Server, erro
 	cfg := s.pool.Config()
 	f := Server{
 		QueryMode: strings.ReplaceAll(cfg.ConnConfig.DefaultQueryExecMode.String(), " ", "_"),
-		PoolSize:  int(cfg.MaxConns),
+	}
+	for _, pool := range s.pools() {
+		f.PoolSize += int(pool.Config().MaxConns)
 	}
 	conn, err := s.pool.Acquire(ctx)
 	if err != nil {

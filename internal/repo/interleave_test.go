@@ -37,8 +37,8 @@ const (
 	// beside marks the sessions that nobody redacts.
 	beside = "NEIGHBOR"
 	// inLane is how many steps an event has taken when it waits in the slow lane:
-	// BEGIN, settings and lock, ROLLBACK, a look at who is held, and the first three again.
-	inLane = 8
+	// BEGIN and lock, ROLLBACK, a look at who is held, BEGIN, the lane's own timeout and lock.
+	inLane = 7
 )
 
 // One party is held before a statement, the other runs until it has ended or waits

@@ -49,11 +49,15 @@ const (
 	// Every statement of a write reaches its rows by key. A plan that was made
 	// while a table was small would go on reading all of it as it grows.
 	sqlSettings = `
-SELECT set_config('lock_timeout', $1, true),
-       set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, true),
-       set_config('plan_cache_mode', 'force_generic_plan', true),
-       set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true),
-       set_config('enable_mergejoin', 'off', true), set_config('jit', 'off', true)`
+SELECT set_config(name, value, $2::boolean)
+FROM (VALUES
+    ('lock_timeout', $1::text),
+    ('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END),
+    ('plan_cache_mode', 'force_generic_plan'),
+    ('enable_seqscan', 'off'), ('enable_hashjoin', 'off'), ('enable_mergejoin', 'off'), ('jit', 'off')
+) AS s (name, value)`
+
+	sqlLockTimeout = `SELECT set_config('lock_timeout', $1, true)`
 
 	// Locks come in the order of the ids, so that two batches cannot wait for each
 	// other. Of a row that was locked this tells what stands once the lock is had.
@@ -119,8 +123,15 @@ func look(ctx context.Context, conn *pgx.Conn, p *pipeline, orders []*order, loc
 		strs(p, sessionIDs, itself)
 	}
 	p.add("BEGIN ISOLATION LEVEL READ COMMITTED", nil) // each statement sees what the lock waited for
-	p.add(sqlSettings, nil)
-	p.text(strconv.FormatInt(lockTimeout.Milliseconds(), 10))
+	switch {
+	case !p.prepares: // no connection is ours for longer than a transaction
+		p.add(sqlSettings, nil)
+		p.text(milliseconds(lockTimeout))
+		p.flag(true)
+	case lockTimeout != batchLockTimeout:
+		p.add(sqlLockTimeout, nil)
+		p.text(milliseconds(lockTimeout))
+	}
 	ask(sqlSessions, v.readSession)
 	ask(sqlHistory, v.readStep)
 	ask(sqlSeen, v.readSeen)
@@ -144,6 +155,14 @@ func look(ctx context.Context, conn *pgx.Conn, p *pipeline, orders []*order, loc
 	}
 	return v, nil
 }
+
+// setForWrites gives a connection the settings of writes for as long as it stands.
+func setForWrites(ctx context.Context, conn *pgx.Conn) error {
+	_, err := conn.Exec(ctx, sqlSettings, milliseconds(batchLockTimeout), false)
+	return err
+}
+
+func milliseconds(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
 
 func itself(id string) string { return id }
 

@@ -1,6 +1,8 @@
 package repo
 
 import (
+	"time"
+
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -21,7 +23,7 @@ type metrics struct {
 	reconciled     prometheus.Gauge
 }
 
-func newMetrics(reg prometheus.Registerer, pool *pgxpool.Pool, waiting func() float64) *metrics {
+func newMetrics(reg prometheus.Registerer, pools []*pgxpool.Pool, waiting func() float64) *metrics {
 	gauge := func(name, help string) prometheus.Gauge {
 		return prometheus.NewGauge(prometheus.GaugeOpts{Name: name, Help: help})
 	}
@@ -53,7 +55,7 @@ func newMetrics(reg prometheus.Registerer, pool *pgxpool.Pool, waiting func() fl
 	}
 	if reg != nil {
 		reg.MustRegister(m.commitDuration, m.commitEvents, m.rejected, m.up, m.schema, m.required,
-			m.quarantined, m.needRefresh, m.thinPending, m.outputsPending, m.outputsOldest, m.lastComplete, m.reconciled, poolCollector{pool},
+			m.quarantined, m.needRefresh, m.thinPending, m.outputsPending, m.outputsOldest, m.lastComplete, m.reconciled, poolCollector{pools},
 			prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 				Name: "webhookd_queue_length", Help: "Events that wait for a committer.",
 			}, waiting))
@@ -61,8 +63,8 @@ func newMetrics(reg prometheus.Registerer, pool *pgxpool.Pool, waiting func() fl
 	return m
 }
 
-// poolCollector reads pgxpool's own statistics at each scrape.
-type poolCollector struct{ pool *pgxpool.Pool }
+// poolCollector reads pgxpool's own statistics at each scrape, and adds them up.
+type poolCollector struct{ pools []*pgxpool.Pool }
 
 var (
 	poolConnections = prometheus.NewDesc("webhookd_pool_connections", "Connections to the database by state.", []string{"state"}, nil)
@@ -80,11 +82,18 @@ func (poolCollector) Describe(ch chan<- *prometheus.Desc) {
 
 // Collect implements [prometheus.Collector].
 func (c poolCollector) Collect(ch chan<- prometheus.Metric) {
-	s := c.pool.Stat()
-	for state, n := range map[string]int32{"idle": s.IdleConns(), "acquired": s.AcquiredConns(), "connecting": s.ConstructingConns()} {
+	var idle, acquired, connecting, most int32
+	var waits int64
+	var waited time.Duration
+	for _, pool := range c.pools {
+		s := pool.Stat()
+		idle, acquired, connecting = idle+s.IdleConns(), acquired+s.AcquiredConns(), connecting+s.ConstructingConns()
+		most, waits, waited = most+s.MaxConns(), waits+s.EmptyAcquireCount(), waited+s.EmptyAcquireWaitTime()
+	}
+	for state, n := range map[string]int32{"idle": idle, "acquired": acquired, "connecting": connecting} {
 		ch <- prometheus.MustNewConstMetric(poolConnections, prometheus.GaugeValue, float64(n), state)
 	}
-	ch <- prometheus.MustNewConstMetric(poolMax, prometheus.GaugeValue, float64(s.MaxConns()))
-	ch <- prometheus.MustNewConstMetric(poolWaits, prometheus.CounterValue, float64(s.EmptyAcquireCount()))
-	ch <- prometheus.MustNewConstMetric(poolWaited, prometheus.CounterValue, s.EmptyAcquireWaitTime().Seconds())
+	ch <- prometheus.MustNewConstMetric(poolMax, prometheus.GaugeValue, float64(most))
+	ch <- prometheus.MustNewConstMetric(poolWaits, prometheus.CounterValue, float64(waits))
+	ch <- prometheus.MustNewConstMetric(poolWaited, prometheus.CounterValue, waited.Seconds())
 }

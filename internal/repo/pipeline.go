@@ -122,10 +122,18 @@ func (p *pipeline) param(put func() bool) {
 // null is the length of what is null.
 const null = 1<<32 - 1
 
-// text is a parameter by itself; all others are columns.
+// text is a parameter by itself.
 func (p *pipeline) text(s string) {
 	p.param(func() bool {
 		p.out = append(p.out, s...)
+		return true
+	})
+}
+
+// flag is likewise.
+func (p *pipeline) flag(b bool) {
+	p.param(func() bool {
+		p.bool(b)
 		return true
 	})
 }

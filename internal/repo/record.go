@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -36,7 +35,7 @@ func (s *Store) Record(ctx context.Context, e *events.Event) (events.Outcome, er
 		o.timer.Reset(time.Until(deadline))
 		late = o.timer.C
 	}
-	if err := s.enqueue(o); err != nil {
+	if err := s.queue.put(o); err != nil {
 		return "", fmt.Errorf("record event %s: %w", e.ID, err)
 	}
 	select {
@@ -99,56 +98,25 @@ func (o *order) session() string {
 	return o.event.SessionID
 }
 
-// queue is what waits for a committer.
-type queue struct {
-	mu     sync.RWMutex // guards closed against a send on a closed channel
-	closed bool
-	ch     chan *order
-}
-
-func (s *Store) enqueue(o *order) error {
-	s.queue.mu.RLock()
-	defer s.queue.mu.RUnlock()
-	if s.queue.closed {
-		return events.ErrDraining
-	}
-	select {
-	case s.queue.ch <- o:
-		return nil
-	default:
-		return events.ErrQueueFull
-	}
-}
-
 // Close commits what was taken and ends all connections.
 func (s *Store) Close() {
-	s.queue.mu.Lock()
-	if !s.queue.closed {
-		s.queue.closed = true
-		close(s.queue.ch)
-	}
-	s.queue.mu.Unlock()
+	s.queue.close()
 	s.committers.Wait()
 	s.lane.wait()
+	s.writers.Close()
 	s.pool.Close()
 }
 
-// commitLoop is one committer: when it is free it takes all that waits.
+// commitLoop is one committer.
 func (s *Store) commitLoop() {
 	batch := make([]*order, 0, s.opt.BatchMax)
-	for first := range s.queue.ch {
-		batch = append(batch[:0], first)
-		for waiting := true; waiting && len(batch) < s.opt.BatchMax; {
-			select {
-			case o, ok := <-s.queue.ch:
-				if waiting = ok; ok {
-					batch = append(batch, o)
-				}
-			default:
-				waiting = false
-			}
+	for {
+		batch = s.queue.take(batch[:0], s.opt.BatchMax)
+		if len(batch) == 0 {
+			return
 		}
 		s.commit(batch)
+		s.queue.done(len(batch))
 	}
 }
 
@@ -306,7 +274,7 @@ func refused(e *events.Event, code string, cause error) *events.Event {
 
 // transact is the road of every write: lock, look, decide, write, commit.
 func (s *Store) transact(ctx context.Context, orders []*order, lockTimeout time.Duration) (err error) {
-	conn, err := s.pool.Acquire(ctx)
+	conn, err := s.writers.Acquire(ctx)
 	if err != nil {
 		return err
 	}

@@ -76,10 +76,11 @@ type Options struct {
 
 // Store is the database. It is safe for concurrent use.
 type Store struct {
-	pool       *pgxpool.Pool
+	pool       *pgxpool.Pool // of all but the write road
+	writers    *pgxpool.Pool // their connections have settings of their own
 	opt        Options
 	metrics    *metrics
-	queue      queue
+	queue      *queue
 	lane       *lane
 	pipelines  sync.Pool // of *pipeline
 	orders     sync.Pool // of *order, that carry events
@@ -98,22 +99,32 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	o.Committers = cmp.Or(o.Committers, 2)
 	o.BatchMax = cmp.Or(o.BatchMax, 256)
 	o.QueueLength = cmp.Or(o.QueueLength, 4096)
-	if !strings.Contains(o.URL, "pool_max_conns") {
-		cfg.MaxConns = int32(o.Committers) + laneWorkers + 4
+	writing := cfg.Copy()
+	if strings.Contains(o.URL, "pool_max_conns") {
+		cfg.MaxConns = max(1, cfg.MaxConns/readersShare)
+		writing.MaxConns = max(1, writing.MaxConns-cfg.MaxConns)
+	} else {
+		cfg.MaxConns, writing.MaxConns = 3, int32(o.Committers)+laneWorkers+1 // one for answers and redactions
 	}
-	pool, err := pgxpool.NewWithConfig(ctx, cfg)
-	if err != nil {
+	prepares, words := cfg.ConnConfig.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement, vocabulary()
+	if prepares {
+		writing.AfterConnect = setForWrites
+	}
+	s := &Store{opt: o, queue: newQueue(o.QueueLength)}
+	if s.pool, err = pgxpool.NewWithConfig(ctx, cfg); err != nil {
 		return nil, fmt.Errorf("database pool: %w", err)
 	}
-	s := &Store{pool: pool, opt: o, queue: queue{ch: make(chan *order, o.QueueLength)}}
-	s.metrics = newMetrics(o.Registry, pool, func() float64 { return float64(len(s.queue.ch)) })
+	if s.writers, err = pgxpool.NewWithConfig(ctx, writing); err != nil {
+		s.pool.Close()
+		return nil, fmt.Errorf("database pool: %w", err)
+	}
+	s.metrics = newMetrics(o.Registry, s.pools(), func() float64 { return float64(s.queue.length()) })
 	s.lane = newLane(s)
 	s.orders.New = func() any {
 		timer := time.NewTimer(time.Hour)
 		timer.Stop()
 		return &order{done: make(chan error, 1), timer: timer}
 	}
-	prepares, words := cfg.ConnConfig.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement, vocabulary()
 	s.pipelines.New = func() any {
 		return &pipeline{prepares: prepares, timeout: o.CommitTimeout, words: words, names: map[string]string{}}
 	}
@@ -122,6 +133,12 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	}
 	return s, nil
 }
+
+// readersShare is which part of the connections that an operator allows is not
+// for writes.
+const readersShare = 4
+
+func (s *Store) pools() []*pgxpool.Pool { return []*pgxpool.Pool{s.pool, s.writers} }
 
 // OpenPool opens connections of their own to the database of o, at most n at a
 // time: for the job queue, which then neither waits for deliveries nor makes

@@ -1,0 +1,143 @@
+package repo_test
+
+import (
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"webhookd/internal/events"
+	"webhookd/internal/repo"
+)
+
+// Committers are goroutines of a bubble, in which time stands until all wait.
+func TestQueue(t *testing.T) {
+	t.Parallel()
+	put := func(t *testing.T, q repo.Queue, n int) {
+		t.Helper()
+		if err := q.Put(n, 100); err != nil {
+			t.Fatalf("put %d: %v", n, err)
+		}
+	}
+	// committer takes once and tells how much; nothing while it waits.
+	committer := func(q repo.Queue, most int) <-chan int {
+		taken := make(chan int, 1)
+		go func() { taken <- q.Take(most) }()
+		synctest.Wait()
+		return taken
+	}
+	waits := func(t *testing.T, taken <-chan int) {
+		t.Helper()
+		synctest.Wait()
+		select {
+		case n := <-taken:
+			t.Fatalf("took %d, and should wait", n)
+		default:
+		}
+	}
+	took := func(t *testing.T, taken <-chan int, want int) {
+		t.Helper()
+		synctest.Wait()
+		select {
+		case n := <-taken:
+			if n != want {
+				t.Fatalf("took %d, want %d", n, want)
+			}
+		default:
+			t.Fatalf("waits, and should take %d", want)
+		}
+	}
+	for name, test := range map[string]func(*testing.T){
+		"who is free takes all that waits": func(t *testing.T) {
+			q := repo.NewQueue(10)
+			put(t, q, 3)
+			took(t, committer(q, 10), 3)
+		},
+		"who is free waits for nothing but an event": func(t *testing.T) {
+			q := repo.NewQueue(10)
+			taken := committer(q, 10)
+			waits(t, taken)
+			put(t, q, 1)
+			took(t, taken, 1)
+		},
+		"a second one begins when as many wait as are under way": func(t *testing.T) {
+			q := repo.NewQueue(10)
+			put(t, q, 3)
+			took(t, committer(q, 10), 3)
+			second := committer(q, 10)
+			put(t, q, 2)
+			waits(t, second)
+			put(t, q, 1)
+			took(t, second, 3)
+		},
+		"or when 32 wait": func(t *testing.T) {
+			q := repo.NewQueue(200)
+			put(t, q, 100)
+			took(t, committer(q, 100), 100)
+			put(t, q, 31)
+			second := committer(q, 100)
+			waits(t, second)
+			put(t, q, 1)
+			took(t, second, 32)
+		},
+		"or when a commit takes long": func(t *testing.T) {
+			q := repo.NewQueue(10)
+			put(t, q, 3)
+			took(t, committer(q, 10), 3)
+			time.Sleep(5 * time.Millisecond)
+			put(t, q, 1)
+			second := committer(q, 10)
+			time.Sleep(14 * time.Millisecond)
+			waits(t, second)
+			time.Sleep(time.Millisecond)
+			took(t, second, 1)
+		},
+		"or goes with the one that ends": func(t *testing.T) {
+			q := repo.NewQueue(10)
+			put(t, q, 3)
+			took(t, committer(q, 10), 3)
+			put(t, q, 1)
+			q.Done(3)
+			took(t, committer(q, 10), 1)
+		},
+		"no batch is over its most": func(t *testing.T) {
+			q := repo.NewQueue(10)
+			put(t, q, 7)
+			took(t, committer(q, 4), 4)
+			q.Done(4)
+			took(t, committer(q, 4), 3)
+		},
+		"no batch takes more when it has 16 MiB": func(t *testing.T) {
+			q := repo.NewQueue(100)
+			if err := q.Put(20, 1<<20); err != nil {
+				t.Fatal(err)
+			}
+			took(t, committer(q, 100), 16)
+		},
+		"a full one takes nothing in": func(t *testing.T) {
+			q := repo.NewQueue(2)
+			put(t, q, 2)
+			if err := q.Put(1, 100); !errors.Is(err, events.ErrQueueFull) {
+				t.Fatalf("got %v", err)
+			}
+		},
+		"a closed one gives out what waits, and takes nothing in": func(t *testing.T) {
+			q := repo.NewQueue(10)
+			put(t, q, 3)
+			took(t, committer(q, 10), 3)
+			second, third := committer(q, 10), committer(q, 10)
+			put(t, q, 1)
+			waits(t, second)
+			q.Close()
+			synctest.Wait()
+			if n := <-second + <-third; n != 1 {
+				t.Fatalf("took %d, want 1", n)
+			}
+			if err := q.Put(1, 100); !errors.Is(err, events.ErrDraining) {
+				t.Fatalf("got %v", err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) { synctest.Test(t, test) })
+	}
+}
