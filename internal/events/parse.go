@@ -493,7 +493,7 @@ func (p *parser) extra(name string) error {
 	if err != nil {
 		return err
 	}
-	value, err := p.copyOf(raw, personal)
+	value, err := p.appendCopy(nil, raw, personal)
 	if err != nil || raw.Kind() == 'n' || last == "client_secret" || last == "url" ||
 		bytes.Contains(value, []byte(`"`+placeholder+`"`)) {
 		return err
@@ -554,17 +554,13 @@ func (p *parser) whole(presence *Presence, dst *[]byte, at *int, pol policy) err
 		*dst, *at = bytes.Clone(*dst), 0
 		p.s.MetadataApart = p.s.MetadataApart || pol == all
 		raw := bytes.TrimLeft(p.body[start:p.dec.InputOffset()], ": \t\r\n")
-		copied, err := p.copyOf(raw, strict)
-		if err != nil {
-			return err
-		}
-		p.out = append(p.out[:mark], copied...)
+		p.out, err = p.appendCopy(p.out[:mark], raw, strict)
 	}
-	return nil
+	return err
 }
 
-// copyOf is a clean copy of one value.
-func (p *parser) copyOf(raw []byte, pol policy) ([]byte, error) {
+// appendCopy appends a clean copy of one value.
+func (p *parser) appendCopy(dst, raw []byte, pol policy) ([]byte, error) {
 	q := parsers.Get().(*parser)
 	defer parsers.Put(q)
 	q.reset(raw, pol, p.depth)
@@ -578,7 +574,7 @@ func (p *parser) copyOf(raw []byte, pol policy) ([]byte, error) {
 	if len(p.vs) == 0 {
 		p.vs = append(p.vs, q.vs...)
 	}
-	return bytes.Clone(q.out), nil
+	return append(dst, q.out...), nil
 }
 
 // nested reads an object whose members have a meaning; dst tells what came instead.

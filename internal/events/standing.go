@@ -445,19 +445,22 @@ func (s *Standing) bear(c *Session, key Key, account, context Text) {
 
 // String packs the births for a column: a digit for each field, then the keys
 // that the digits name, as second.rank.length:id; "-" is a field nobody told.
-func (b Births) String() string {
-	var keys []Key
-	out := make([]byte, len(b), 64)
-	for i, k := range b {
+func (b Births) String() string { return string(b.Append(nil)) }
+
+// Append appends what String packs.
+func (b Births) Append(out []byte) []byte {
+	var all [len(b)]Key
+	keys := all[:0]
+	for _, k := range b {
 		if k == (Key{}) {
-			out[i] = '-'
+			out = append(out, '-')
 			continue
 		}
 		at := slices.Index(keys, k)
 		if at < 0 {
 			at, keys = len(keys), append(keys, k)
 		}
-		out[i] = '0' + byte(at)
+		out = append(out, '0'+byte(at))
 	}
 	for _, k := range keys {
 		out = strconv.AppendInt(append(out, ' '), k.Second, 10)
@@ -465,7 +468,7 @@ func (b Births) String() string {
 		out = strconv.AppendInt(append(out, '.'), int64(len(k.ID)), 10)
 		out = append(append(out, ':'), k.ID...)
 	}
-	return string(out)
+	return out
 }
 
 // ParseBirths reads what [Births.String] wrote.

@@ -441,7 +441,10 @@ func (w *writes) addSessions(p *pipeline, after *pgx.Batch) {
 	times(p, rows, func(s *session) time.Time { return s.LastEventCreatedAt })
 	flags(p, rows, func(s *session) bool { return s.NeedsRefresh })
 	times(p, rows, func(s *session) time.Time { return s.OutputsWantedSince })
-	strs(p, rows, func(s *session) string { return s.Births.String() })
+	column(p, pgtype.TextOID, rows, func(s *session) bool {
+		p.out = s.Births.Append(p.out)
+		return true
+	})
 	flags(p, rows, func(s *session) bool { return s.Redacted })
 	flags(p, rows, func(s *session) bool { return s.Hidden })
 	optional(p, rows, func(s *session) string { return s.ToldBy })
