@@ -36,9 +36,10 @@ import (
 // Store keeps events.
 type Store interface {
 	// Record keeps one event, which it then owns, and answers once that is
-	// committed, or at the deadline of ctx, which does not end by itself. Of its errors [events.ErrQueueFull], [events.ErrLocked],
-	// [events.ErrDraining] and [context.DeadlineExceeded] have a reason of their
-	// own; any other one means the database. Its text is logged as it is.
+	// committed, or at the deadline of ctx, which does not end by itself. Of its
+	// errors [events.ErrQueueFull], [events.ErrLocked], [events.ErrDraining] and
+	// [context.DeadlineExceeded] have a reason of their own; any other one means
+	// the database. Its text is logged as it is.
 	Record(ctx context.Context, e *events.Event) (events.Outcome, error)
 }
 

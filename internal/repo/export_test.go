@@ -1,6 +1,10 @@
 package repo
 
-import "webhookd/internal/events"
+import (
+	"context"
+
+	"webhookd/internal/events"
+)
 
 // Queue is what waits for a committer, by numbers of events of so many bytes.
 type Queue struct{ q *queue }
@@ -16,6 +20,18 @@ func (q Queue) Put(n, size int) error {
 	return nil
 }
 
-func (q Queue) Take(most int) int { return len(q.q.take(nil, most)) }
-func (q Queue) Done(n int)        { q.q.done(n) }
-func (q Queue) Close()            { q.q.close() }
+// Hand is a committer's.
+type Hand struct {
+	q *queue
+	h *hand
+}
+
+func (q Queue) Hand() Hand       { return Hand{q.q, q.q.hand()} }
+func (h Hand) Take(most int) int { return len(h.q.take(h.h, nil, most)) }
+func (q Queue) Close()           { q.q.close() }
+
+// Setting is what a connection of the write road has.
+func (s *Store) Setting(ctx context.Context, name string) (value string, err error) {
+	err = s.writers.QueryRow(ctx, `SELECT current_setting($1)`, name).Scan(&value)
+	return value, err
+}

@@ -128,7 +128,7 @@ func look(ctx context.Context, conn *pgx.Conn, p *pipeline, orders []*order, loc
 	}
 	p.add("BEGIN ISOLATION LEVEL READ COMMITTED", nil) // each statement sees what the lock waited for
 	switch {
-	case !p.prepares: // no connection is ours for longer than a transaction
+	case conn.PgConn().CustomData()[setting] == nil:
 		p.add(sqlSettings, nil)
 		p.text(milliseconds(lockTimeout))
 		p.flag(true)
@@ -159,9 +159,24 @@ func look(ctx context.Context, conn *pgx.Conn, p *pipeline, orders []*order, loc
 	return v, nil
 }
 
-// setForWrites gives a connection the settings of writes for as long as it stands.
+// setting marks connections that have the settings of writes by themselves.
+const setting = "set for writes"
+
+// setForWrites gives a connection the settings of writes for as long as it
+// stands. Where a pooler answers, it is another server's tomorrow: then each
+// transaction sets them.
 func setForWrites(ctx context.Context, conn *pgx.Conn) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second) // the pool has no limit of its own
+	defer cancel()
+	var backend uint32
+	if err := conn.QueryRow(ctx, `SELECT pg_backend_pid()`, pgx.QueryExecModeExec).Scan(&backend); err != nil {
+		return err
+	}
+	if backend != conn.PgConn().PID() {
+		return nil
+	}
 	_, err := conn.Exec(ctx, sqlSettings, milliseconds(batchLockTimeout), false)
+	conn.PgConn().CustomData()[setting] = true
 	return err
 }
 

@@ -25,7 +25,6 @@ import (
 // through pgx (postgresql.org/docs/current/protocol-message-formats.html).
 type pipeline struct {
 	prepares   bool              // or else there is a pooler, which keeps no statements
-	timeout    time.Duration     // of a round trip whose context has no deadline
 	words      map[string]string // that need no copy
 	names      map[string]string // of statements, by their SQL
 	statements []statement
@@ -265,24 +264,26 @@ func (p *pipeline) run(ctx context.Context, conn *pgx.Conn) error {
 			}
 		}
 	}
-	// A deadline costs less than to watch a context, which ends seldom.
-	deadline, limited := ctx.Deadline()
-	if !limited {
-		deadline = time.Now().Add(p.timeout)
-	}
-	wire := conn.PgConn().Conn()
-	err := wire.SetDeadline(deadline)
-	if err == nil {
-		_, err = wire.Write(p.out)
-	}
+	wire, spoiled := conn.PgConn().Conn(), make(chan error, 1)
+	stop := context.AfterFunc(ctx, func() { spoiled <- wire.SetDeadline(longAgo) })
+	_, err := wire.Write(p.out)
 	if err == nil {
 		err = p.receive(conn.PgConn())
 	}
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return context.DeadlineExceeded
+	if stop() {
+		return err
 	}
-	return cmp.Or(err, wire.SetDeadline(time.Time{}))
+	if failed := cmp.Or(<-spoiled, wire.SetDeadline(time.Time{})); err == nil {
+		return failed
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return ctx.Err()
+	}
+	return err
 }
+
+// longAgo is a deadline that has passed: who waits for the connection ends.
+var longAgo = time.Unix(1, 0)
 
 var errForm = errors.New("a column is not of the form asked for")
 
@@ -311,6 +312,7 @@ func (p *pipeline) receive(conn *pgconn.PgConn) (failed error) {
 }
 
 func (p *pipeline) reset() {
+	clear(p.statements) // they hold what was read
 	p.statements = p.statements[:0]
 	if p.out = p.out[:0]; cap(p.out) > keptBytes {
 		p.out = nil

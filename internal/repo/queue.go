@@ -19,34 +19,38 @@ const (
 // queue is what waits for a committer. One that is free takes all of it; but
 // while others are under way, only if at least as many wait as those carry: two
 // that share few events pay for two commits. What waits meanwhile goes with the
-// commit that ends next, or goes before if that one takes unusually long.
+// commit that ends next, or before it if a commit takes unusually long.
 type queue struct {
 	most int // that may wait
 
 	mu      sync.Mutex
 	due     sync.Cond   // somebody may take
 	late    *time.Timer // looks again at what waits for an unusually long commit
+	hands   []*hand
 	waiting []*order
 	closed  bool
-	busy    int       // committers under way
-	carried int       // orders that they have
-	begun   time.Time // when the last of them took its own
+}
+
+// hand is a committer's, with what it took last.
+type hand struct {
+	carried int       // orders; 0 while it is free
+	begun   time.Time // when it took them
 }
 
 func newQueue(most int) *queue {
 	q := &queue{most: most}
 	q.due.L = &q.mu
-	q.late = time.AfterFunc(0, q.look)
+	q.late = time.AfterFunc(0, q.signal)
 	return q
 }
 
-// look lets somebody take if something is due.
-func (q *queue) look() {
+// hand makes the hand of one more committer.
+func (q *queue) hand() *hand {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.isDue() {
-		q.due.Signal()
-	}
+	h := new(hand)
+	q.hands = append(q.hands, h)
+	return h
 }
 
 // put takes an order in, unless it is full or closed.
@@ -60,32 +64,59 @@ func (q *queue) put(o *order) error {
 		return events.ErrQueueFull
 	}
 	q.waiting = append(q.waiting, o)
-	switch {
-	case q.isDue():
-		q.due.Signal()
-	case len(q.waiting) == 1:
-		q.late.Reset(usualCommit - time.Since(q.begun))
-	}
+	q.rouse(len(q.waiting) == 1)
 	return nil
 }
 
-func (q *queue) isDue() bool {
+// rouse lets a committer take if something is due; else, for the first that is
+// not, it looks again when the longest commit is unusually long.
+func (q *queue) rouse(first bool) {
+	due, in := q.isDue()
+	switch {
+	case due:
+		q.due.Signal()
+	case first && len(q.waiting) > 0:
+		q.late.Reset(in)
+	}
+}
+
+func (q *queue) signal() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.rouse(true)
+}
+
+// isDue reports whether a committer that is free should begin, or else in what
+// time it should at the latest.
+func (q *queue) isDue() (due bool, in time.Duration) {
+	var carried int
+	var oldest time.Time
+	for _, h := range q.hands {
+		if carried += h.carried; h.carried > 0 && (oldest.IsZero() || h.begun.Before(oldest)) {
+			oldest = h.begun
+		}
+	}
 	switch n := len(q.waiting); {
 	case n == 0:
-		return false
-	case q.busy == 0, q.closed, n >= min(q.carried, worthwhile):
-		return true
+		return false, 0
+	case carried == 0, q.closed, n >= min(carried, worthwhile):
+		return true, 0
 	}
-	return time.Since(q.begun) >= usualCommit
+	in = usualCommit - time.Since(oldest)
+	return in <= 0, in
 }
 
 // take waits for a batch of at most so many orders, and appends it to batch. At
 // the end there is none.
-func (q *queue) take(batch []*order, most int) []*order {
+func (q *queue) take(h *hand, batch []*order, most int) []*order {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for !q.isDue() {
-		if q.closed && len(q.waiting) == 0 {
+	h.carried = 0 // what it had is answered
+	for {
+		if due, _ := q.isDue(); due {
+			break
+		}
+		if q.closed {
 			return batch
 		}
 		q.due.Wait()
@@ -98,21 +129,9 @@ func (q *queue) take(batch []*order, most int) []*order {
 	left := copy(q.waiting, q.waiting[n:])
 	clear(q.waiting[left:])
 	q.waiting = q.waiting[:left]
-	q.busy++
-	q.carried += n
-	q.begun = time.Now()
-	if q.isDue() {
-		q.due.Signal()
-	}
+	h.carried, h.begun = n, time.Now()
+	q.rouse(true)
 	return batch
-}
-
-// done tells that a batch of n orders has been committed, or refused.
-func (q *queue) done(n int) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.busy--
-	q.carried -= n
 }
 
 func (q *queue) length() int {

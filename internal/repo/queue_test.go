@@ -19,10 +19,10 @@ func TestQueue(t *testing.T) {
 			t.Fatalf("put %d: %v", n, err)
 		}
 	}
-	// committer takes once and tells how much; nothing while it waits.
-	committer := func(q repo.Queue, most int) <-chan int {
+	// takes lets a committer take, and tells how much that was; nothing while it waits.
+	takes := func(h repo.Hand, most int) <-chan int {
 		taken := make(chan int, 1)
-		go func() { taken <- q.Take(most) }()
+		go func() { taken <- h.Take(most) }()
 		synctest.Wait()
 		return taken
 	}
@@ -51,11 +51,11 @@ func TestQueue(t *testing.T) {
 		"who is free takes all that waits": func(t *testing.T) {
 			q := repo.NewQueue(10)
 			put(t, q, 3)
-			took(t, committer(q, 10), 3)
+			took(t, takes(q.Hand(), 10), 3)
 		},
 		"who is free waits for nothing but an event": func(t *testing.T) {
 			q := repo.NewQueue(10)
-			taken := committer(q, 10)
+			taken := takes(q.Hand(), 10)
 			waits(t, taken)
 			put(t, q, 1)
 			took(t, taken, 1)
@@ -63,8 +63,8 @@ func TestQueue(t *testing.T) {
 		"a second one begins when as many wait as are under way": func(t *testing.T) {
 			q := repo.NewQueue(10)
 			put(t, q, 3)
-			took(t, committer(q, 10), 3)
-			second := committer(q, 10)
+			took(t, takes(q.Hand(), 10), 3)
+			second := takes(q.Hand(), 10)
 			put(t, q, 2)
 			waits(t, second)
 			put(t, q, 1)
@@ -73,9 +73,9 @@ func TestQueue(t *testing.T) {
 		"or when 32 wait": func(t *testing.T) {
 			q := repo.NewQueue(200)
 			put(t, q, 100)
-			took(t, committer(q, 100), 100)
+			took(t, takes(q.Hand(), 100), 100)
 			put(t, q, 31)
-			second := committer(q, 100)
+			second := takes(q.Hand(), 100)
 			waits(t, second)
 			put(t, q, 1)
 			took(t, second, 32)
@@ -83,36 +83,59 @@ func TestQueue(t *testing.T) {
 		"or when a commit takes long": func(t *testing.T) {
 			q := repo.NewQueue(10)
 			put(t, q, 3)
-			took(t, committer(q, 10), 3)
+			took(t, takes(q.Hand(), 10), 3)
 			time.Sleep(5 * time.Millisecond)
 			put(t, q, 1)
-			second := committer(q, 10)
+			second := takes(q.Hand(), 10)
 			time.Sleep(14 * time.Millisecond)
 			waits(t, second)
 			time.Sleep(time.Millisecond)
 			took(t, second, 1)
 		},
+		"also when another one is quick meanwhile": func(t *testing.T) {
+			q := repo.NewQueue(10)
+			put(t, q, 3)
+			took(t, takes(q.Hand(), 10), 3)
+			time.Sleep(30 * time.Millisecond)
+			quick := q.Hand()
+			for range 3 {
+				put(t, q, 1)
+				took(t, takes(quick, 10), 1)
+				time.Sleep(time.Millisecond)
+			}
+		},
+		"what a batch left is not forgotten": func(t *testing.T) {
+			q := repo.NewQueue(10)
+			put(t, q, 7)
+			took(t, takes(q.Hand(), 4), 4)
+			second := takes(q.Hand(), 4)
+			waits(t, second)
+			time.Sleep(20 * time.Millisecond)
+			took(t, second, 3)
+		},
 		"or goes with the one that ends": func(t *testing.T) {
 			q := repo.NewQueue(10)
 			put(t, q, 3)
-			took(t, committer(q, 10), 3)
+			first := q.Hand()
+			took(t, takes(first, 10), 3)
 			put(t, q, 1)
-			q.Done(3)
-			took(t, committer(q, 10), 1)
+			waits(t, takes(q.Hand(), 10))
+			took(t, takes(first, 10), 1)
+			q.Close()
 		},
 		"no batch is over its most": func(t *testing.T) {
 			q := repo.NewQueue(10)
 			put(t, q, 7)
-			took(t, committer(q, 4), 4)
-			q.Done(4)
-			took(t, committer(q, 4), 3)
+			one := q.Hand()
+			took(t, takes(one, 4), 4)
+			took(t, takes(one, 4), 3)
 		},
 		"no batch takes more when it has 16 MiB": func(t *testing.T) {
 			q := repo.NewQueue(100)
 			if err := q.Put(20, 1<<20); err != nil {
 				t.Fatal(err)
 			}
-			took(t, committer(q, 100), 16)
+			took(t, takes(q.Hand(), 100), 16)
 		},
 		"a full one takes nothing in": func(t *testing.T) {
 			q := repo.NewQueue(2)
@@ -124,8 +147,8 @@ func TestQueue(t *testing.T) {
 		"a closed one gives out what waits, and takes nothing in": func(t *testing.T) {
 			q := repo.NewQueue(10)
 			put(t, q, 3)
-			took(t, committer(q, 10), 3)
-			second, third := committer(q, 10), committer(q, 10)
+			took(t, takes(q.Hand(), 10), 3)
+			second, third := takes(q.Hand(), 10), takes(q.Hand(), 10)
 			put(t, q, 1)
 			waits(t, second)
 			q.Close()

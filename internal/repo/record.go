@@ -16,8 +16,8 @@ import (
 // A Foreign event is none of the store's business. The store owns the event
 // from now on.
 //
-// Events that wait while a commit is under way form the next batch: nobody
-// waits for a timer, and each is answered after its own commit. The deadline of
+// Events that wait while a commit is under way form the next batch; each is
+// answered after its own commit. The deadline of
 // ctx is kept also if ctx itself never ends.
 //
 // It fails with [events.ErrQueueFull] at once when too many wait, with
@@ -109,14 +109,13 @@ func (s *Store) Close() {
 
 // commitLoop is one committer.
 func (s *Store) commitLoop() {
-	batch := make([]*order, 0, s.opt.BatchMax)
+	hand, batch := s.queue.hand(), make([]*order, 0, s.opt.BatchMax)
 	for {
-		batch = s.queue.take(batch[:0], s.opt.BatchMax)
+		batch = s.queue.take(hand, batch[:0], s.opt.BatchMax)
 		if len(batch) == 0 {
 			return
 		}
 		s.commit(batch)
-		s.queue.done(len(batch))
 	}
 }
 
@@ -150,7 +149,7 @@ func (s *Store) settle(ctx context.Context, orders []*order) {
 		return
 	}
 	blame, code := blameFor(err)
-	if code == uniqueViolation {
+	if code == uniqueViolation || code == divisionByZero && len(orders) > 1 {
 		blame = theEvents // it was tried again, and is no chance
 	}
 	switch {
@@ -219,7 +218,7 @@ func answer(orders []*order, err error) {
 
 // held lists the sessions that somebody else has locked.
 func (s *Store) held(ctx context.Context, sessions []string) ([]string, error) {
-	rows, err := s.pool.Query(ctx, `
+	rows, err := s.writers.Query(ctx, `
 SELECT id FROM stripe_identity.verification_sessions WHERE id = ANY ($1)
 EXCEPT
 SELECT id FROM (
@@ -232,14 +231,14 @@ SELECT id FROM (
 }
 
 const (
-	// tries bounds how often one transaction is begun anew after a deadlock.
+	// tries bounds how often one transaction is begun anew after it met another.
 	tries = 10
 	// batchLockTimeout is how long a batch waits for a session before it goes on
 	// without it: longer than another batch takes to commit on a slow disk.
 	batchLockTimeout = 250 * time.Millisecond
 )
 
-// try writes orders in one transaction, again after a deadlock.
+// try writes orders in one transaction, again if that met another one.
 func (s *Store) try(ctx context.Context, orders []*order, lockTimeout time.Duration) error {
 	for n := 1; ; n++ {
 		err := s.transact(ctx, orders, lockTimeout)

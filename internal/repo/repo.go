@@ -100,11 +100,12 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	o.BatchMax = cmp.Or(o.BatchMax, 256)
 	o.QueueLength = cmp.Or(o.QueueLength, 4096)
 	writing := cfg.Copy()
+	cfg.MinConns, cfg.MinIdleConns = 0, 0
 	if strings.Contains(o.URL, "pool_max_conns") {
-		cfg.MaxConns = max(1, cfg.MaxConns/readersShare)
+		cfg.MaxConns = min(readers, max(1, cfg.MaxConns/3))
 		writing.MaxConns = max(1, writing.MaxConns-cfg.MaxConns)
 	} else {
-		cfg.MaxConns, writing.MaxConns = 3, int32(o.Committers)+laneWorkers+1 // one for answers and redactions
+		cfg.MaxConns, writing.MaxConns = readers, int32(o.Committers)+laneWorkers+1 // one for answers and redactions
 	}
 	prepares, words := cfg.ConnConfig.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement, vocabulary()
 	if prepares {
@@ -126,7 +127,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		return &order{done: make(chan error, 1), timer: timer}
 	}
 	s.pipelines.New = func() any {
-		return &pipeline{prepares: prepares, timeout: o.CommitTimeout, words: words, names: map[string]string{}}
+		return &pipeline{prepares: prepares, words: words, names: map[string]string{}}
 	}
 	for range o.Committers {
 		s.committers.Go(s.commitLoop)
@@ -134,9 +135,8 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	return s, nil
 }
 
-// readersShare is which part of the connections that an operator allows is not
-// for writes.
-const readersShare = 4
+// readers is how many connections there are for all but writes.
+const readers = 3
 
 func (s *Store) pools() []*pgxpool.Pool { return []*pgxpool.Pool{s.pool, s.writers} }
 

@@ -116,7 +116,8 @@ USING (
 ) AS n
 ON s.ctid = n.place
 WHEN MATCHED THEN UPDATE
-SET (account, context, livemode, type, status, last_error_code, last_error_reason, last_verification_report_id,
+SET id = n.id, -- breaks the key if it were another one's place
+    (account, context, livemode, type, status, last_error_code, last_error_reason, last_verification_report_id,
      client_reference_id, related_customer, related_customer_account, related_person, related_person_account,
      verification_flow, redaction_status, created_at, status_changed_at, last_event_id, last_event_created_at,
      needs_refresh, outputs_wanted_since, births, redacted, hidden, told_by, fetched_from, fetched_until, updated_at)
@@ -453,7 +454,7 @@ func (w *writes) addSessions(p *pipeline, after *pgx.Batch) {
 	docs(p, rows, func(s *session) []byte { return s.unlessSame(s.Options) })
 	docs(p, rows, func(s *session) []byte { return s.unlessSame(s.Metadata) })
 	digests(p, rows, func(s *session) []byte { return s.unlessSame(s.digest[:]) })
-	places(p, rows, func(s *session) []byte { return s.row() })
+	places(p, rows, (*session).locked)
 	for _, s := range rows {
 		if s.Reload != "" {
 			after.Queue(sqlReload, s.ID, s.Reload)
@@ -461,8 +462,8 @@ func (w *writes) addSessions(p *pipeline, after *pgx.Batch) {
 	}
 }
 
-// row is where the session stands, nil if it has no row.
-func (s *session) row() []byte {
+// locked is where the session's row stands, nil if it has none.
+func (s *session) locked() []byte {
 	if s.unseen {
 		return nil
 	}

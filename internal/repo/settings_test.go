@@ -1,0 +1,110 @@
+package repo_test
+
+import (
+	"bufio"
+	"context"
+	"io"
+	"net"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"webhookd/internal/pgdev/pgtest"
+	"webhookd/internal/repo"
+)
+
+// A connection of ours keeps the settings of writes. Behind a pooler it may be
+// somebody else's tomorrow.
+func TestSettingsOfWritesStayWithinOurConnections(t *testing.T) {
+	t.Parallel()
+	url := pgtest.Database(t)
+	pooled := parsed(t, url)
+	pooled.Host = pooler(t, pooled.Host)
+	for name, c := range map[string]struct{ url, lockTimeout string }{
+		"a connection of ours":                {url, "250ms"},
+		"behind a pooler":                     {pooled.String(), "0"},
+		"behind a pooler, as is said in docs": {pooled.String() + "&default_query_exec_mode=cache_describe", "0"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := open(t, c.url)
+			tell(t, s, newSession(1, "vs_"+name).Created(at(0)).Body)
+			if got, err := s.Setting(t.Context(), "lock_timeout"); got != c.lockTimeout || err != nil {
+				t.Errorf("lock_timeout %q, error %v, want %q", got, err, c.lockTimeout)
+			}
+		})
+	}
+}
+
+// Who answers the login and nothing more does not use up the connections.
+func TestAServerThatFallsSilentAfterTheLoginIsLeft(t *testing.T) {
+	t.Parallel()
+	url := pgtest.Database(t)
+	through := parsed(t, url)
+	var silent atomic.Bool
+	silent.Store(true)
+	through.Host = falling(t, through.Host, &silent)
+	s := open(t, through.String()+"&pool_max_conns=2", func(o *repo.Options) { o.Committers = 1 })
+
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if _, err := s.Record(ctx, read(t, newSession(1, "vs_1").Created(at(0)).Body)); err == nil {
+		t.Fatal("recorded by a server that is silent")
+	}
+	silent.Store(false)
+	tell(t, s, newSession(2, "vs_2").Created(at(0)).Body) // waits until the silent one is left
+}
+
+// falling passes a login on, and then nothing more to the server while it is silent.
+func falling(tb testing.TB, server string, silent *atomic.Bool) (addr string) {
+	tb.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { _ = l.Close() })
+	pass := func(client net.Conn) {
+		defer func() { _ = client.Close() }()
+		upstream, err := net.Dial("tcp", server)
+		if err != nil {
+			return
+		}
+		defer func() { _ = upstream.Close() }()
+		var in atomic.Bool
+		go func() {
+			for from := bufio.NewReader(upstream); ; {
+				m, err := message(from, 1)
+				if err != nil {
+					return
+				}
+				in.Store(in.Load() || m[0] == 'Z')
+				if _, err := client.Write(m); err != nil {
+					return
+				}
+			}
+		}()
+		for b := make([]byte, 4096); ; {
+			n, err := client.Read(b)
+			if err != nil {
+				return
+			}
+			if in.Load() && silent.Load() {
+				_, _ = io.Copy(io.Discard, client)
+				return
+			}
+			if _, err := upstream.Write(b[:n]); err != nil {
+				return
+			}
+		}
+	}
+	go func() {
+		for {
+			client, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go pass(client)
+		}
+	}()
+	return l.Addr().String()
+}
