@@ -4,16 +4,17 @@
 // Every write takes the same road. One statement locks the rows of the sessions
 // concerned, in the order of their ids; the statements after it see everything
 // that was committed before the lock was had; [events.Standing] decides; one more
-// round trip writes and commits. A session without a row gets it first of all
-// that is written, and who finds that somebody else was faster begins anew.
+// round trip writes and commits. A session without a row gets it before its events
+// are written, and who finds that somebody else was faster begins anew.
 // Because nobody commits what was decided without the lock, two replicas agree,
 // and a redaction wins over every writer, whether that one comes before it, after
 // it or at the same time.
 //
 // What PostgreSQL refuses because of an event's own content (SQLSTATE class
-// 22, 23, 54) puts that event into quarantine. Deadlocks and serialization
-// failures are tried again. Any other error is ours: nothing is recorded, and
-// the caller tells Stripe to try again.
+// 22, 23, 54) puts that event into quarantine. Where two transactions met
+// (deadlock, serialization, a row that both made), the later one is tried again.
+// Any other error is ours: nothing is recorded, and the caller tells Stripe to
+// try again.
 package repo
 
 import (
