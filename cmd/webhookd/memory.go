@@ -9,11 +9,11 @@ import (
 
 // tuneMemory trades memory for time, unless the operator has decided: a
 // delivery's garbage is small beside what a process holds anyway, so the
-// collector may run half as often; a limit keeps it within the container. More
-// than 200 % costs memory, and saved no time that could be measured.
+// collector may run a third as often; a limit keeps it within the container. With
+// 400 % 2,000 idle connections take 9 MB more, and no time is saved.
 func tuneMemory() {
 	if _, set := os.LookupEnv("GOGC"); !set {
-		debug.SetGCPercent(200)
+		debug.SetGCPercent(300)
 	}
 	if _, set := os.LookupEnv("GOMEMLIMIT"); !set {
 		debug.SetMemoryLimit(memoryLimit("/sys/fs/cgroup/memory.max"))
