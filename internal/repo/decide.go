@@ -18,7 +18,7 @@ type writes struct {
 	details     map[string]*carried
 	moved       []string // sessions whose history has other neighbours
 	gone        []string // sessions to erase
-	passing     []string // sessions whose row stands only as long as the transaction
+	momentary   []string // sessions whose row stands only as long as the transaction
 	doubted     []string // event ids that are in quarantine
 	released    []string // event ids that leave quarantine
 	arrived     []string // event ids that thin events waited for
@@ -119,7 +119,7 @@ func (s *Store) decide(orders []*order, v *view) *writes {
 		case standing.unseen && len(standing.Steps) == 0 && !standing.Redacted:
 			// Nothing is known of the session yet. The row keeps out whoever comes to
 			// know more at the same time.
-			w.sessions, w.passing = append(w.sessions, standing), append(w.passing, id)
+			w.sessions, w.momentary = append(w.sessions, standing), append(w.momentary, id)
 		default:
 			if s.opt.NoOutputs {
 				standing.OutputsWantedSince = time.Time{}

@@ -161,6 +161,9 @@ func TestQueue(t *testing.T) {
 			}
 		},
 	} {
-		t.Run(name, func(t *testing.T) { synctest.Test(t, test) })
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, test)
+		})
 	}
 }

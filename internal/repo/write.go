@@ -195,7 +195,7 @@ UPDATE stripe_identity.quarantined_events SET resolved_at = now() WHERE event_id
 UPDATE stripe_identity.events SET resolved_at = now()
 WHERE snapshot_event = ANY ($1) AND type LIKE 'v1.%' AND resolved_at IS NULL`
 
-	sqlForgetPassing = `
+	sqlForgetMomentary = `
 DELETE FROM stripe_identity.verification_sessions WHERE id = ANY ($1)`
 
 	// A session that has no row cannot be locked before it is looked at. What came
@@ -248,7 +248,7 @@ func (s *Store) write(ctx context.Context, conn *pgx.Conn, p *pipeline, w *write
 		statements []string
 	}{
 		{w.moved, []string{sqlRelink}}, {w.gone, sqlErase}, {w.released, []string{sqlRelease}},
-		{w.arrived, []string{sqlArrived}}, {w.passing, []string{sqlForgetPassing}}, {w.wishes, []string{sqlWish}},
+		{w.arrived, []string{sqlArrived}}, {w.momentary, []string{sqlForgetMomentary}}, {w.wishes, []string{sqlWish}},
 	} {
 		for _, sql := range rare.statements {
 			if len(rare.ids) > 0 {
