@@ -29,14 +29,15 @@ import (
 func (s *Store) Record(ctx context.Context, e *events.Event) (events.Outcome, error) {
 	o := s.orders.Get().(*order)
 	o.event = e
-	var late <-chan time.Time
-	if deadline, limited := ctx.Deadline(); limited {
-		o.deadline = deadline
-		o.timer.Reset(time.Until(deadline))
-		late = o.timer.C
-	}
+	deadline, limited := ctx.Deadline()
+	o.deadline = deadline
 	if err := s.queue.put(o); err != nil {
 		return "", fmt.Errorf("record event %s: %w", e.ID, err)
+	}
+	var late <-chan time.Time
+	if limited {
+		o.timer.Reset(time.Until(deadline))
+		late = o.timer.C
 	}
 	select {
 	case err := <-o.done:
