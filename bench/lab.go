@@ -333,6 +333,7 @@ func (l *lab) simulate(ctx context.Context, s *server, connections int, duration
 	defer cancel()
 	cmd := exec.CommandContext(ctx, l.program, append([]string{"simulate", "--json", "--url", s.url, "--secret", secret, //nolint:gosec // our own
 		"--connections", strconv.Itoa(connections), "--duration", duration.String()}, args...)...)
+	cmd.Env = append(os.Environ(), "GOMAXPROCS=1") // it needs no more, and takes less from the servers
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {

@@ -51,17 +51,22 @@ the listeners close and what was taken is answered.`,
 				return err
 			}
 			tuneMemory()
+			on.via = useFewProcessors
 			log := newLogger(cmd.ErrOrStderr(), cfg.LogLevel, cfg.LogFormat)
 			return serve(cmd.Context(), cfg, log, on, func() error { return nil })
 		},
 	}
 }
 
-// listeners are where a service listens.
-type listeners struct{ public, admin net.Listener }
+// listeners are where a service listens, and what deliveries pass first.
+type listeners struct {
+	public, admin net.Listener
+	via           func(http.Handler) http.Handler
+}
 
 // listen opens both before anything starts: a port that is taken is told at once.
 func listen(ctx context.Context, cfg *Config) (on listeners, err error) {
+	on.via = func(h http.Handler) http.Handler { return h }
 	on.public, err = new(net.ListenConfig).Listen(ctx, "tcp", cfg.ListenAddr)
 	if err != nil {
 		return listeners{}, fmt.Errorf("listen on WEBHOOKD_LISTEN_ADDR: %w: set it to another address", err)
@@ -137,7 +142,7 @@ func serve(ctx context.Context, cfg *Config, log *zap.Logger, on listeners, read
 	defer background.close()
 
 	state := &condition{}
-	server := receiver.NewServer(rcv, cfg.DeliveryTimeout, log)
+	server := receiver.NewServer(on.via(rcv), cfg.DeliveryTimeout, log)
 	admin := newAdminServer(reg, state, log)
 
 	// Work that ends with the last answer, not with the signal.

@@ -35,3 +35,6 @@ func (s *Store) Setting(ctx context.Context, name string) (value string, err err
 	err = s.writers.QueryRow(ctx, `SELECT current_setting($1)`, name).Scan(&value)
 	return value, err
 }
+
+// Wary reports whether the next transaction takes nothing for granted.
+func (s *Store) Wary() bool { return s.wary.Load() > 0 }

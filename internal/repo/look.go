@@ -15,7 +15,7 @@ import (
 // view is what stands, seen under the locks of its sessions.
 type view struct {
 	sessions    map[string]*session
-	known       map[string]bool  // event ids that stand in events
+	known       map[string]bool  // event ids that stand in events, as far as was read
 	quarantined map[string]doubt // by event id, unresolved
 	waiting     map[string]bool  // event ids that a thin event waits for
 	outputs     map[string]events.Carrier
@@ -78,13 +78,15 @@ SELECT session_id, told_until, told_from, outputs, event_type, type, status, err
 FROM stripe_identity.answers
 WHERE session_id = ANY ($1)`
 
-	// The history, and without an id what is known of events: its event_type says
-	// what that is. One statement, because each costs some ten microseconds.
-	sqlKnown = `
+	sqlHistory = `
 SELECT id, event_id, session_id, occurred_at, event_type, rank, status, error_code, verification_report_id,
        redaction_status, twin, type
 FROM stripe_identity.status_transitions
-WHERE session_id = ANY ($1)
+WHERE session_id = ANY ($1)`
+
+	// The history, and without an id what else is known of events: its event_type
+	// says what that is. One statement, because each costs some ten microseconds.
+	sqlKnown = sqlHistory + `
 UNION ALL
 SELECT NULL, event_id, NULL, NULL, 'recorded', NULL, NULL, NULL, NULL, NULL, NULL, NULL
 FROM stripe_identity.events
@@ -108,8 +110,11 @@ FROM stripe_identity.provided_details WHERE session_id = ANY ($1)`
 )
 
 // look locks the sessions and reads what stands: in one round trip, or in two if
-// Stripe's API was asked about one of them before.
-func look(ctx context.Context, conn *pgx.Conn, p *pipeline, orders []*order, lockTimeout time.Duration) (*view, error) {
+// Stripe's API was asked about one of them before. Unless all is to be read, it
+// takes for granted what is almost always so and is made sure of before COMMIT:
+// that an event outside the history is new, that nothing of these sessions is in
+// quarantine, that no thin event waits for these events.
+func look(ctx context.Context, conn *pgx.Conn, p *pipeline, orders []*order, lockTimeout time.Duration, all bool) (*view, error) {
 	sessionIDs, eventIDs, carries := concerned(orders)
 	v := &view{
 		sessions: make(map[string]*session, len(sessionIDs)), known: make(map[string]bool, len(eventIDs)),
@@ -137,8 +142,12 @@ func look(ctx context.Context, conn *pgx.Conn, p *pipeline, orders []*order, loc
 		p.text(milliseconds(lockTimeout))
 	}
 	ask(sqlSessions, v.readSession)
-	ask(sqlKnown, v.readKnown)
-	strs(p, eventIDs, itself)
+	if all {
+		ask(sqlKnown, v.readKnown)
+		strs(p, eventIDs, itself)
+	} else {
+		ask(sqlHistory, v.readKnown)
+	}
 	if carries {
 		ask(sqlOutputsCarrier, func(r *row) { readCarrier(r, v.outputs) })
 		ask(sqlDetailsCarrier, func(r *row) { readCarrier(r, v.details) })
@@ -293,6 +302,7 @@ func (v *view) readStep(r *row, s *session, t events.Step, second int64) {
 		v.shown[answerKey{s.ID, t.Second}] = t.Row
 		return
 	}
+	v.known[t.ID] = true
 	t.State = events.State{Status: r.str(), ErrorCode: r.str(), ReportID: r.str(), Redaction: r.str()}
 	copy(t.Twin[:], r.raw())
 	t.Session = r.text()

@@ -234,18 +234,27 @@ SELECT id FROM (
 const (
 	// tries bounds how often one transaction is begun anew after it met another.
 	tries = 10
+	// wariness is how many transactions take nothing for granted after one that did
+	// so wrongly.
+	wariness = 16
 	// batchLockTimeout is how long a batch waits for a session before it goes on
 	// without it: longer than another batch takes to commit on a slow disk.
 	batchLockTimeout = 250 * time.Millisecond
 )
 
-// try writes orders in one transaction, again if that met another one.
+// try writes orders in one transaction, again if that met another one or what it
+// took for granted was not so.
 func (s *Store) try(ctx context.Context, orders []*order, lockTimeout time.Duration) error {
+	all := s.wary.Add(-1) >= 0 || slices.ContainsFunc(orders, func(o *order) bool { return o.event == nil || o.event.Kind != events.Snapshot })
 	for n := 1; ; n++ {
-		err := s.transact(ctx, orders, lockTimeout)
+		err := s.transact(ctx, orders, lockTimeout, all)
 		if blame, _ := blameFor(err); blame != chance || n == tries || ctx.Err() != nil {
 			return err
 		}
+		if !all {
+			s.wary.Store(wariness)
+		}
+		all = true
 	}
 }
 
@@ -273,7 +282,7 @@ func refused(e *events.Event, code string, cause error) *events.Event {
 }
 
 // transact is the road of every write: lock, look, decide, write, commit.
-func (s *Store) transact(ctx context.Context, orders []*order, lockTimeout time.Duration) (err error) {
+func (s *Store) transact(ctx context.Context, orders []*order, lockTimeout time.Duration, all bool) (err error) {
 	conn, err := s.writers.Acquire(ctx)
 	if err != nil {
 		return err
@@ -308,7 +317,7 @@ func (s *Store) transact(ctx context.Context, orders []*order, lockTimeout time.
 	p := s.pipelines.Get().(*pipeline)
 	defer s.pipelines.Put(p)
 	p.reset() // a panic may have left something
-	v, err := look(ctx, conn.Conn(), p, orders, lockTimeout)
+	v, err := look(ctx, conn.Conn(), p, orders, lockTimeout, all)
 	if err != nil {
 		return err
 	}

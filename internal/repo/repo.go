@@ -27,6 +27,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -86,6 +87,7 @@ type Store struct {
 	pipelines  sync.Pool // of *pipeline
 	orders     sync.Pool // of *order, that carry events
 	committers sync.WaitGroup
+	wary       atomic.Int64 // how many more transactions take nothing for granted
 }
 
 // Open prepares a store. It does not need the database to be there: a delivery

@@ -198,22 +198,22 @@ WHERE snapshot_event = ANY ($1) AND type LIKE 'v1.%' AND resolved_at IS NULL`
 	sqlForgetMomentary = `
 DELETE FROM stripe_identity.verification_sessions WHERE id = ANY ($1)`
 
-	// A session that has no row cannot be locked before it is looked at. What came
-	// to be known of it until its row was made is seen now: then the write divides
-	// by zero, and begins anew.
+	// What was taken for granted is seen now: what is known of events that were
+	// thought new, and of a session before it had a row that could be locked. Then
+	// the write divides by zero, and begins anew.
 	sqlNothingElse = `
 SELECT 1 / CASE
     WHEN EXISTS (
         SELECT FROM stripe_identity.quarantined_events
-        WHERE session_id = ANY ($1) AND resolved_at IS NULL AND event_id <> ALL (coalesce($2::text[], '{}')))
+        WHERE (session_id = ANY ($1) OR event_id = ANY ($2)) AND resolved_at IS NULL AND event_id <> ALL (coalesce($3::text[], '{}')))
       OR EXISTS (
         SELECT FROM stripe_identity.events
-        WHERE snapshot_event = ANY ($3) AND type LIKE 'v1.%' AND resolved_at IS NULL)
+        WHERE snapshot_event = ANY ($2) AND type LIKE 'v1.%' AND resolved_at IS NULL)
     THEN 0 ELSE 1 END`
 
 	// A commit that notifies waits for every other one that does, in any
 	// database of the server: that is no lock on a session.
-	sqlNotify = `SELECT set_config('lock_timeout', '0', true), pg_notify('stripe_identity', '')`
+	sqlNothingElseNotify = sqlNothingElse + `, set_config('lock_timeout', '0', true), pg_notify('stripe_identity', '')`
 )
 
 // A redaction erases, in every table that holds something personal, the rows
@@ -265,9 +265,15 @@ func (s *Store) write(ctx context.Context, conn *pgx.Conn, p *pipeline, w *write
 			return err
 		}
 	}
-	w.addNothingElse(p)
-	if w.advanced && s.opt.Notify {
-		p.add(sqlNotify, nil)
+	if len(w.sessions) > 0 {
+		sql := sqlNothingElse
+		if w.advanced && s.opt.Notify {
+			sql = sqlNothingElseNotify
+		}
+		p.add(sql, nil)
+		strs(p, w.sessions, func(s *session) string { return s.ID })
+		strs(p, w.events, func(e *events.Event) string { return e.ID })
+		strs(p, w.doubted, itself)
 	}
 	p.add("COMMIT", nil)
 	return p.run(ctx, conn)
@@ -468,29 +474,6 @@ func (s *session) locked() []byte {
 		return nil
 	}
 	return s.place[:]
-}
-
-// addNothingElse makes sure of what was taken for granted of sessions that had no
-// row: that nobody else knows anything of them.
-func (w *writes) addNothingElse(p *pipeline) {
-	var sessions, told []string
-	for _, s := range w.sessions {
-		if s.unseen {
-			sessions = append(sessions, s.ID)
-		}
-	}
-	if len(sessions) == 0 {
-		return
-	}
-	for _, e := range w.events {
-		if _, unseen := slices.BinarySearch(sessions, e.SessionID); unseen {
-			told = append(told, e.ID)
-		}
-	}
-	p.add(sqlNothingElse, nil)
-	strs(p, sessions, itself)
-	strs(p, w.doubted, itself)
-	strs(p, told, itself)
 }
 
 // digestContent settles whether options and metadata have to be written. It

@@ -1,0 +1,83 @@
+package main
+
+import (
+	"net/http"
+	"os"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// processors gives the Go scheduler one processor while few deliveries come at
+// a time, and all that it may have while many do. A second one that has nothing
+// to do is woken for each step of a delivery and looks for work: without it one
+// delivery at a time takes a quarter less time and a third less CPU.
+type processors struct {
+	next  http.Handler
+	limit func(n int) // 0 for as many as the process may have
+
+	inFlight atomic.Int32
+	crowded  atomic.Bool // since the last look
+
+	mu  sync.Mutex
+	all bool
+}
+
+const (
+	// fewTogether is how many deliveries at a time one processor takes as soon as two.
+	fewTogether = 16
+	// calm is how long there are no more until the others rest.
+	calm = time.Second
+)
+
+// useFewProcessors serves h with as many processors as it needs, unless the
+// operator has decided.
+func useFewProcessors(h http.Handler) http.Handler {
+	if _, set := os.LookupEnv("GOMAXPROCS"); set || runtime.GOMAXPROCS(0) == 1 {
+		return h
+	}
+	return newProcessors(h, func(n int) {
+		if n == 0 {
+			runtime.SetDefaultGOMAXPROCS() // and it follows the container's limit again
+			return
+		}
+		runtime.GOMAXPROCS(n)
+	})
+}
+
+func newProcessors(next http.Handler, limit func(n int)) *processors {
+	limit(1)
+	return &processors{next: next, limit: limit}
+}
+
+func (p *processors) ServeHTTP(w http.ResponseWriter, q *http.Request) {
+	if p.inFlight.Add(1) > fewTogether && !p.crowded.Load() {
+		p.crowd()
+	}
+	defer p.inFlight.Add(-1)
+	p.next.ServeHTTP(w, q)
+}
+
+func (p *processors) crowd() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.crowded.Store(true)
+	if !p.all {
+		p.all = true
+		p.limit(0)
+		time.AfterFunc(calm, p.look)
+	}
+}
+
+// look gives up the other processors if nobody has needed them since it looked.
+func (p *processors) look() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.crowded.Swap(false) {
+		time.AfterFunc(calm, p.look)
+		return
+	}
+	p.all = false
+	p.limit(1)
+}

@@ -1,0 +1,64 @@
+package main
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func TestOneProcessorServesFewDeliveriesAtATimeAndAllServeMany(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		var limits []int
+		hold := make(chan struct{})
+		p := newProcessors(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-hold }), func(n int) {
+			mu.Lock()
+			defer mu.Unlock()
+			limits = append(limits, n)
+		})
+		deliver := func(n int) {
+			for range n {
+				go p.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodPost, "/", http.NoBody))
+			}
+			synctest.Wait()
+		}
+		expect := func(when string, want ...int) {
+			t.Helper()
+			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
+			if !slices.Equal(limits, want) {
+				t.Errorf("%s: the limits were %v, want %v (0: all)", when, limits, want)
+			}
+		}
+		expect("at first", 1)
+		deliver(fewTogether)
+		expect("with few", 1)
+		deliver(1)
+		expect("with one more", 1, 0)
+		time.Sleep(calm * 3 / 2) // it has looked once
+		deliver(1)
+		time.Sleep(calm)
+		expect("while they come together", 1, 0)
+		close(hold)
+		time.Sleep(calm)
+		expect("some time after they have gone", 1, 0, 1)
+		for range 3 {
+			deliver(fewTogether)
+		}
+		expect("one after the other", 1, 0, 1)
+	})
+}
+
+func TestTheOperatorsProcessorsCount(t *testing.T) {
+	t.Setenv("GOMAXPROCS", "2")
+	h := http.NotFoundHandler()
+	if _, limited := useFewProcessors(h).(*processors); limited {
+		t.Error("GOMAXPROCS is set, and overruled")
+	}
+}
