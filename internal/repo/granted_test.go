@@ -50,7 +50,7 @@ func TestWhatIsTakenForGrantedIsMadeSureOf(t *testing.T) {
 			[]events.Outcome{events.Applied, events.Quarantined, events.Applied}, true, 0,
 		},
 		"a thin event waits for it": {
-			func(tb testing.TB, s *scenario.Session) [][]byte {
+			func(_ testing.TB, s *scenario.Session) [][]byte {
 				e := s.Processing(at(5))
 				return [][]byte{s.Created(at(0)).Body, s.Thin(e).Body, e.Body}
 			},
