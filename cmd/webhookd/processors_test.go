@@ -41,17 +41,26 @@ func TestOneProcessorServesFewDeliveriesAtATimeAndAllServeMany(t *testing.T) {
 		expect("with few", 1)
 		deliver(1)
 		expect("with one more", 1, 0)
-		time.Sleep(calm * 3 / 2) // it has looked once
-		deliver(1)
-		time.Sleep(calm)
-		expect("while they come together", 1, 0)
+		time.Sleep(calm * 7 / 2)
+		expect("while they are there", 1, 0)
 		close(hold)
 		time.Sleep(calm)
 		expect("some time after they have gone", 1, 0, 1)
-		for range 3 {
-			deliver(fewTogether)
+		one := func() {
+			p.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodPost, "/", http.NoBody))
+		}
+		for range 2 * lap {
+			one()
+			time.Sleep(lapTime / lap * 2)
 		}
 		expect("one after the other", 1, 0, 1)
+		for range 2 * lap {
+			one()
+			time.Sleep(lapTime / lap / 2)
+		}
+		expect("one after the other, as fast as refusals are", 1, 0, 1, 0)
+		time.Sleep(2 * calm)
+		expect("some time after that", 1, 0, 1, 0, 1)
 	})
 }
 

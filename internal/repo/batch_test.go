@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
@@ -195,6 +196,43 @@ func TestOneBadEventOfABatchIsQuarantinedAlone(t *testing.T) {
 	}
 }
 
+// Two endpoints of other API versions deliver one event, and of one version it
+// cannot be understood.
+func TestAnEventThatComesBrokenAndWholeInOneBatchLeavesQuarantine(t *testing.T) {
+	t.Parallel()
+	url := pgtest.Database(t)
+	reg := prometheus.NewRegistry()
+	s := open(t, url, func(o *repo.Options) { o.Committers, o.Registry = 1, reg })
+	recordAll(t, s, 10*time.Second, verified(t, "evt_first", "vs_held"))
+	release := hold(t, url, "vs_held")
+	whole := verified(t, "evt_both", "vs_1")
+	broken := &events.Event{
+		ID: whole.ID, Type: whole.Type, SessionID: whole.SessionID, Kind: events.Broken, Fault: "of the test",
+		Created: whole.Created, Source: whole.Source, ReceivedAt: whole.ReceivedAt,
+	}
+	var wg sync.WaitGroup
+	for _, e := range []*events.Event{verified(t, "evt_held", "vs_held"), broken, whole} {
+		wg.Go(func() {
+			if r := recordAll(t, s, 10*time.Second, e)[0]; r.err != nil {
+				t.Errorf("%s: %v", e.ID, r.err)
+			}
+		})
+		time.Sleep(50 * time.Millisecond)
+	}
+	release()
+	wg.Wait()
+	if n := sum(t, reg, "webhookd_rejected_batches_total"); n != 0 {
+		t.Errorf("%v batches were split, want none", n)
+	}
+	got := query(t, url, `
+SELECT count(*) FILTER (WHERE resolved_at IS NOT NULL), count(*),
+       (SELECT count(*) FROM stripe_identity.status_transitions WHERE event_id = 'evt_both')
+FROM stripe_identity.quarantined_events`)[0]
+	if diff := cmp.Diff([]any{int64(1), int64(1), int64(1)}, got); diff != "" {
+		t.Errorf("resolved, quarantined, applied (-want +got):\n%s", diff)
+	}
+}
+
 func TestAFullQueueAnswersAtOnce(t *testing.T) {
 	t.Parallel()
 	url := pgtest.Database(t)
@@ -255,6 +293,11 @@ func TestCloseCommitsWhatWasTaken(t *testing.T) {
 func TestWritesReachTheirRowsByKey(t *testing.T) {
 	t.Parallel()
 	url := pgtest.Database(t)
+	const quarantined = 3000
+	execute(t, url, fmt.Sprintf(`
+INSERT INTO stripe_identity.quarantined_events (event_id, type, session_id, received_at, reason, source)
+SELECT 'evt_q' || i, 'identity.verification_session.frozen', 'vs_q' || i, now(), 'of the test', 'webhook'
+FROM generate_series(1, %d) i`, quarantined))
 	execute(t, url, `ANALYZE`)
 	s, err := repo.Open(t.Context(), repo.Options{URL: url})
 	if err != nil {
@@ -280,7 +323,7 @@ WHERE schemaname = 'stripe_identity' AND relname <> 'schema_migrations'`).Scan(&
 		if err != nil {
 			t.Fatal(err)
 		}
-		if inserted >= 1800 {
+		if inserted -= quarantined; inserted >= 1800 {
 			break
 		}
 		time.Sleep(100 * time.Millisecond)

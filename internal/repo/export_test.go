@@ -36,5 +36,9 @@ func (s *Store) Setting(ctx context.Context, name string) (value string, err err
 	return value, err
 }
 
-// Wary reports whether the next transaction takes nothing for granted.
-func (s *Store) Wary() bool { return s.wary.Load() > 0 }
+// Caution is how many of the next writes take nothing for granted.
+func (s *Store) Caution() int {
+	s.caution.mu.Lock()
+	defer s.caution.mu.Unlock()
+	return max(s.caution.left, 0)
+}

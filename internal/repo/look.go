@@ -94,7 +94,7 @@ WHERE event_id = ANY ($2)
 UNION ALL
 SELECT NULL, event_id, session_id, received_at, CASE WHEN hides THEN 'hides' ELSE 'quarantined' END, NULL, NULL, NULL, NULL, NULL, NULL, NULL
 FROM stripe_identity.quarantined_events
-WHERE (event_id = ANY ($2) OR session_id = ANY ($1)) AND resolved_at IS NULL
+WHERE (event_id = ANY ($2) OR session_id = ANY ($1)) AND coalesce(resolved_at, 'infinity') = 'infinity'
 UNION ALL
 SELECT NULL, snapshot_event, NULL, NULL, 'waiting', NULL, NULL, NULL, NULL, NULL, NULL, NULL
 FROM stripe_identity.events

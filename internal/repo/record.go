@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -234,9 +235,6 @@ SELECT id FROM (
 const (
 	// tries bounds how often one transaction is begun anew after it met another.
 	tries = 10
-	// wariness is how many transactions take nothing for granted after one that did
-	// so wrongly.
-	wariness = 16
 	// batchLockTimeout is how long a batch waits for a session before it goes on
 	// without it: longer than another batch takes to commit on a slow disk.
 	batchLockTimeout = 250 * time.Millisecond
@@ -245,17 +243,50 @@ const (
 // try writes orders in one transaction, again if that met another one or what it
 // took for granted was not so.
 func (s *Store) try(ctx context.Context, orders []*order, lockTimeout time.Duration) error {
-	all := s.wary.Add(-1) >= 0 || slices.ContainsFunc(orders, func(o *order) bool { return o.event == nil || o.event.Kind != events.Snapshot })
+	all := slices.ContainsFunc(orders, func(o *order) bool { return o.event == nil || o.event.Kind != events.Snapshot }) || s.caution.takesNothing()
 	for n := 1; ; n++ {
 		err := s.transact(ctx, orders, lockTimeout, all)
-		if blame, _ := blameFor(err); blame != chance || n == tries || ctx.Err() != nil {
-			return err
-		}
+		blame, code := blameFor(err)
 		if !all {
-			s.wary.Store(wariness)
+			s.caution.learn(code != uniqueViolation && code != divisionByZero)
+		}
+		if blame != chance || n == tries || ctx.Err() != nil {
+			return err
 		}
 		all = true
 	}
+}
+
+// caution says whether writes take for granted what is almost always so. After
+// one that did so wrongly the next ones do not; how many doubles with each, and
+// goes back as it turns out to be right again: where such things are common, few
+// writes are begun anew.
+type caution struct {
+	mu     sync.Mutex
+	left   int // writes that take nothing for granted
+	length int // how many those are the next time
+}
+
+const (
+	leastCaution = 16
+	mostCaution  = 4096
+)
+
+func (c *caution) takesNothing() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.left = max(c.left-1, -1)
+	return c.left >= 0
+}
+
+func (c *caution) learn(right bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if right {
+		c.length = max(c.length-1, leastCaution)
+		return
+	}
+	c.left, c.length = c.length, min(2*c.length, mostCaution)
 }
 
 // refusable reports whether something can be left out of an event that

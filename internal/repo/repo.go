@@ -27,7 +27,6 @@ import (
 	"runtime"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -87,7 +86,7 @@ type Store struct {
 	pipelines  sync.Pool // of *pipeline
 	orders     sync.Pool // of *order, that carry events
 	committers sync.WaitGroup
-	wary       atomic.Int64 // how many more transactions take nothing for granted
+	caution    caution
 }
 
 // Open prepares a store. It does not need the database to be there: a delivery
@@ -114,7 +113,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if prepares {
 		writing.AfterConnect = setForWrites
 	}
-	s := &Store{opt: o, queue: newQueue(o.QueueLength)}
+	s := &Store{opt: o, queue: newQueue(o.QueueLength), caution: caution{length: leastCaution}}
 	if s.pool, err = pgxpool.NewWithConfig(ctx, cfg); err != nil {
 		return nil, fmt.Errorf("database pool: %w", err)
 	}
@@ -239,7 +238,8 @@ func blameFor(err error) (blame, string) {
 		return someones, pg.Code
 	case uniqueViolation, divisionByZero:
 		// Somebody else made the session, or told something of it, at the same time;
-		// or one event id came under two sessions. The next try sees it.
+		// or what was taken for granted was not so; or one event id came under two
+		// sessions. The next try sees it.
 		return chance, pg.Code
 	}
 	for _, class := range []string{"22", "23", "54"} {
