@@ -30,7 +30,8 @@ const (
 	// fewTogether is how many deliveries at a time one processor takes as soon as two.
 	fewTogether = 16
 	// What is refused at once is never in flight together with others: so many
-	// within the time of a lap, half of what one processor refuses, count as well.
+	// within the time of a lap count as well. One processor refuses two to four times
+	// as many.
 	lap, lapTime = 4096, time.Second / 4
 	// calm is how long there are no more until the others rest.
 	calm = time.Second

@@ -17,7 +17,7 @@ func TestWhatIsTakenForGrantedIsMadeSureOf(t *testing.T) {
 	for name, c := range map[string]struct {
 		bodies func(testing.TB, *scenario.Session) [][]byte
 		want   []events.Outcome
-		wary   int // writes after the last one that take nothing for granted
+		wary   int // how many of the next writes take nothing for granted
 		open   int // what is left in quarantine, and of thin events
 	}{
 		"history tells of a redelivery": {

@@ -253,7 +253,8 @@ func (s *Store) write(ctx context.Context, conn *pgx.Conn, p *pipeline, w *write
 		ids        []string
 		statements []string
 	}{
-		{w.moved, []string{sqlRelink}}, {w.gone, sqlErase}, {w.arrived, []string{sqlArrived}}, {w.momentary, []string{sqlForgetMomentary}}, {w.wishes, []string{sqlWish}},
+		{w.moved, []string{sqlRelink}}, {w.gone, sqlErase}, {w.arrived, []string{sqlArrived}},
+		{w.momentary, []string{sqlForgetMomentary}}, {w.wishes, []string{sqlWish}},
 	} {
 		for _, sql := range rare.statements {
 			if len(rare.ids) > 0 {
