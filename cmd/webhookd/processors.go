@@ -9,10 +9,10 @@ import (
 	"time"
 )
 
-// processors gives the Go scheduler one processor while few deliveries come, and
-// all that it may have while many do. A second one that has nothing to do is
-// woken for each step of a delivery and looks for work: without it one delivery
-// at a time takes a quarter less time and a third less CPU (docs/performance.md).
+// processors gives the Go scheduler one processor while deliveries come one at a
+// time, and all that it may have while several do. A second one that has nothing
+// to do is woken for each step of a delivery and looks for work: without it one
+// takes up to a quarter less time and a third less CPU (docs/performance.md).
 type processors struct {
 	next  http.Handler
 	limit func(n int) // 0 for as many as the process may have
@@ -27,11 +27,8 @@ type processors struct {
 }
 
 const (
-	// fewTogether is how many deliveries at a time one processor takes as soon as two.
-	fewTogether = 16
 	// What is refused at once is never in flight together with others: so many
-	// within the time of a lap count as well. One processor refuses two to four times
-	// as many.
+	// within the time of a lap count as well. One processor refuses more than that.
 	lap, lapTime = 4096, time.Second / 4
 	// calm is how long there are no more until the others rest.
 	calm = time.Second
@@ -58,7 +55,7 @@ func newProcessors(next http.Handler, limit func(n int)) *processors {
 }
 
 func (p *processors) ServeHTTP(w http.ResponseWriter, q *http.Request) {
-	together := p.inFlight.Add(1) > fewTogether
+	together := p.inFlight.Add(1) > 1
 	defer p.inFlight.Add(-1)
 	if p.came.Add(1)%lap == 0 {
 		now := time.Now().UnixNano()
@@ -85,7 +82,7 @@ func (p *processors) crowd() {
 func (p *processors) look() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.crowded.Swap(false) || p.inFlight.Load() > fewTogether {
+	if p.crowded.Swap(false) || p.inFlight.Load() > 1 {
 		time.AfterFunc(calm, p.look)
 		return
 	}
