@@ -260,6 +260,17 @@ type Details struct {
 	Email, Phone Text
 }
 
+// Only is a copy with the fields that wants names; nil wants all.
+func (d Details) Only(wants func(field string) bool) Details {
+	if wants != nil && !wants("email") {
+		d.Email = Text{}
+	}
+	if wants != nil && !wants("phone") {
+		d.Phone = Text{}
+	}
+	return d
+}
+
 // StoredID is an identifier as webhookd stores it: itself up to MaxID bytes,
 // else sha256:<hex>.
 func StoredID(id string) string {

@@ -173,6 +173,20 @@ func TestNoOutputsStoresNone(t *testing.T) {
 	}
 }
 
+func TestOnlyTheOutputsThatAreWantedAreStoredOfAnEvent(t *testing.T) {
+	t.Parallel()
+	url := pgtest.Database(t)
+	session := newSession(1, "vs_1")
+	store := open(t, url, func(o *repo.Options) { o.Outputs = func(field string) bool { return field == "phone" } })
+	tell(t, store, session.Expanded(session.Verified(at(10))).Body)
+	got := query(t, url, `
+SELECT o.first_name, o.email, o.phone IS NOT NULL, d.email, d.phone IS NOT NULL
+FROM stripe_identity.verified_outputs o, stripe_identity.provided_details d`)
+	if diff := cmp.Diff([][]any{{nil, nil, true, nil, true}}, got); diff != "" {
+		t.Errorf("of name, e-mail and phone, and of the e-mail and phone provided, stand (-want +got):\n%s", diff)
+	}
+}
+
 // everything is all rows of all tables as text.
 func everything(tb testing.TB, url string) string {
 	tb.Helper()

@@ -520,8 +520,9 @@ func (w *writes) queueOutputs(b *pgx.Batch, wants func(string) bool) {
 	}
 	for _, id := range slices.Sorted(maps.Keys(w.details)) {
 		c := w.details[id]
+		d := c.Details.Only(wants)
 		if !w.isGone(id) {
-			b.Queue(sqlUpsertDetails, id, c.Details.Email.Ptr(), c.Details.Phone.Ptr(), time.Unix(c.Second, 0), c.Rank, nonEmpty(c.Key.ID), c.Twin[:])
+			b.Queue(sqlUpsertDetails, id, d.Email.Ptr(), d.Phone.Ptr(), time.Unix(c.Second, 0), c.Rank, nonEmpty(c.Key.ID), c.Twin[:])
 		}
 	}
 }

@@ -162,14 +162,7 @@ func (c *Client) answer(raw []byte, r reply) (Answer, error) {
 		session.Outputs = new(session.Outputs.Only(c.wants))
 	}
 	if session.Details != nil {
-		d := *session.Details
-		if !c.wants("email") {
-			d.Email = events.Text{}
-		}
-		if !c.wants("phone") {
-			d.Phone = events.Text{}
-		}
-		session.Details = &d
+		session.Details = new(session.Details.Only(c.wants))
 	}
 	return Answer{Session: session, From: r.from, Until: r.until}, nil
 }
