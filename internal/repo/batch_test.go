@@ -263,6 +263,37 @@ func TestAFullQueueAnswersAtOnce(t *testing.T) {
 	}
 }
 
+// What waits for a session that somebody holds counts with what waits for a
+// committer, and is told at its deadline what it waited for.
+func TestTheQueueBoundsWhatWaitsForHeldSessionsToo(t *testing.T) {
+	t.Parallel()
+	url := pgtest.Database(t)
+	s := open(t, url, func(o *repo.Options) { o.QueueLength, o.LockTimeout = 4, 5*time.Second })
+	recordAll(t, s, 10*time.Second, verified(t, "evt_first", "vs_held"))
+	hold(t, url, "vs_held")
+
+	answers := make([]error, 20)
+	var wg sync.WaitGroup
+	for i := range answers {
+		e := verified(t, fmt.Sprintf("evt_held_%d", i), "vs_held")
+		wg.Go(func() { answers[i] = recordAll(t, s, 2*time.Second, e)[0].err })
+		time.Sleep(50 * time.Millisecond) // the committer takes it and goes on
+	}
+	wg.Wait()
+	full := 0
+	for i, err := range answers {
+		switch {
+		case errors.Is(err, events.ErrQueueFull):
+			full++
+		case !errors.Is(err, events.ErrLocked):
+			t.Errorf("event %d: %v, want ErrLocked", i, err)
+		}
+	}
+	if waited := len(answers) - full; waited < 2 || waited > 6 {
+		t.Errorf("%d of %d events of a held session were taken in by a queue of 4", waited, len(answers))
+	}
+}
+
 func TestCloseCommitsWhatWasTaken(t *testing.T) {
 	t.Parallel()
 	url := pgtest.Database(t)
@@ -404,6 +435,9 @@ func TestAFaultOfOursEndsInQuarantineAndNotTheProcess(t *testing.T) {
 		if results[i].err != nil || results[i].outcome != want {
 			t.Errorf("event %d: %q, %v, want %q", i, results[i].outcome, results[i].err, want)
 		}
+	}
+	if !strings.Contains(poison.Fault, "webhookd's own") {
+		t.Errorf("whoever delivered it is told of the fault %q", poison.Fault)
 	}
 	reason := one(t, url, `SELECT reason FROM stripe_identity.quarantined_events WHERE event_id = 'evt_poison'`)
 	if len(reason) != 1 || !strings.Contains(reason[0], "webhookd's own") || !strings.Contains(reason[0], ".go:") {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"webhookd/internal/events"
 )
 
 // laneWorkers is how many held sessions are waited for at a time; each takes a
@@ -29,9 +31,9 @@ func newLane(s *Store) *lane {
 func (l *lane) take(o *order) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	orders, here := l.waiting[o.session()]
+	_, here := l.waiting[o.session()]
 	if here {
-		l.waiting[o.session()] = append(orders, o)
+		l.add(o)
 	}
 	return here
 }
@@ -41,11 +43,16 @@ func (l *lane) put(o *order) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	session := o.session()
-	orders, here := l.waiting[session]
-	l.waiting[session] = append(orders, o)
-	if !here {
+	if _, here := l.waiting[session]; !here {
 		l.working.Go(func() { l.work(session) })
 	}
+	l.add(o)
+}
+
+func (l *lane) add(o *order) {
+	o.held.Store(true)
+	l.store.queue.aside.Add(1)
+	l.waiting[o.session()] = append(l.waiting[o.session()], o)
 }
 
 func (l *lane) wait() { l.working.Wait() }
@@ -62,6 +69,7 @@ func (l *lane) work(session string) {
 		ctx, cancel := context.WithTimeout(context.Background(), l.store.opt.CommitTimeout)
 		l.settle(ctx, orders)
 		cancel()
+		l.store.queue.aside.Add(-int64(len(orders)))
 	}
 }
 
@@ -83,7 +91,7 @@ func (l *lane) settle(ctx context.Context, orders []*order) {
 	var live []*order
 	for _, o := range orders {
 		if !o.deadline.IsZero() && time.Now().After(o.deadline) {
-			o.done <- context.DeadlineExceeded
+			o.done <- events.ErrLocked
 			continue
 		}
 		live = append(live, o)

@@ -247,7 +247,7 @@ func (v *view) readSession(r *row) {
 	s.LastEventID, s.LastEventCreatedAt, s.NeedsRefresh, s.OutputsWantedSince = r.str(), r.time(), r.bool(), r.time()
 	births, err := events.ParseBirths(r.str())
 	if err != nil {
-		r.err = err
+		r.err = errForm
 	}
 	s.Births, s.Redacted, s.Hidden, s.ToldBy = births, r.bool(), r.bool(), r.like(s.LastEventID)
 	copy(s.digest[:], r.raw())

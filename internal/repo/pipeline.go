@@ -285,7 +285,7 @@ func (p *pipeline) run(ctx context.Context, conn *pgx.Conn) error {
 // longAgo is a deadline that has passed: who waits for the connection ends.
 var longAgo = time.Unix(1, 0)
 
-var errForm = errors.New("a column is not of the form asked for")
+var errForm = errors.New("the database holds what webhookd never writes")
 
 // receive reads all answers.
 func (p *pipeline) receive(conn *pgconn.PgConn) (failed error) {

@@ -2,6 +2,7 @@ package repo
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"webhookd/internal/events"
@@ -21,7 +22,8 @@ const (
 // that share few events pay for two commits. What waits meanwhile goes with the
 // commit that ends next, or before it if a commit takes unusually long.
 type queue struct {
-	most int // that may wait
+	most  int          // that may wait, here and in the lane
+	aside atomic.Int64 // that wait in the lane
 
 	mu      sync.Mutex
 	due     sync.Cond   // somebody may take
@@ -60,7 +62,7 @@ func (q *queue) put(o *order) error {
 	switch {
 	case q.closed:
 		return events.ErrDraining
-	case len(q.waiting) >= q.most:
+	case len(q.waiting)+int(q.aside.Load()) >= q.most:
 		return events.ErrQueueFull
 	}
 	q.waiting = append(q.waiting, o)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -23,7 +24,7 @@ import (
 //
 // It fails with [events.ErrQueueFull] at once when too many wait, with
 // [events.ErrLocked] when somebody else holds the session for too long, with
-// [context.DeadlineExceeded] when ctx ends first, with [events.ErrDraining]
+// [context.DeadlineExceeded] when ctx ends before that, with [events.ErrDraining]
 // after Close, and otherwise when the database is not at hand. Then nothing is
 // recorded, or, if the connection broke during COMMIT or ctx ended meanwhile,
 // the next delivery of the event is a duplicate.
@@ -43,6 +44,9 @@ func (s *Store) Record(ctx context.Context, e *events.Event) (events.Outcome, er
 	select {
 	case err := <-o.done:
 		outcome := o.outcome
+		if o.event != e {
+			e.Fault = o.event.Fault // PostgreSQL refused it
+		}
 		o.timer.Stop()
 		*o = order{done: o.done, timer: o.timer} // who answered has let go of it
 		s.orders.Put(o)
@@ -51,7 +55,11 @@ func (s *Store) Record(ctx context.Context, e *events.Event) (events.Outcome, er
 		}
 		return outcome, nil
 	case <-late:
-		return "", fmt.Errorf("record event %s: %w", e.ID, context.DeadlineExceeded)
+		err := context.DeadlineExceeded
+		if o.held.Load() {
+			err = events.ErrLocked
+		}
+		return "", fmt.Errorf("record event %s: %w", e.ID, err)
 	case <-ctx.Done():
 		return "", fmt.Errorf("record event %s: %w", e.ID, ctx.Err())
 	}
@@ -87,7 +95,8 @@ type order struct {
 
 	deadline time.Time // when nobody waits for it any more; zero for never
 	timer    *time.Timer
-	done     chan error // buffered: whoever waited may have gone
+	done     chan error  // buffered: whoever waited may have gone
+	held     atomic.Bool // it waits, or waited, in the lane
 
 	outcome  events.Outcome
 	redacted bool // of an answer: the session holds nothing personal

@@ -515,6 +515,18 @@ func TestOurOwnFaultsAreErrorsAndQuarantineNothing(t *testing.T) {
 	}
 }
 
+func TestARowThatIsNotOursIsNotCalledALostConnection(t *testing.T) {
+	t.Parallel()
+	url := pgtest.Database(t)
+	store, session := open(t, url), newSession(1, "vs_1")
+	tell(t, store, session.Created(at(0)).Body)
+	execute(t, url, `UPDATE stripe_identity.verification_sessions SET births = 'user-vs_1'`)
+	_, err := store.Record(t.Context(), read(t, session.Processing(at(10)).Body))
+	if err == nil || !strings.Contains(err.Error(), "holds what webhookd never writes") || strings.Contains(err.Error(), "user-vs_1") {
+		t.Errorf("error is %v", err)
+	}
+}
+
 func TestDeadlineOfADelivery(t *testing.T) {
 	t.Parallel()
 	url := pgtest.Database(t)

@@ -327,6 +327,12 @@ func plain(doing string, err error) error {
 		}
 		return fmt.Errorf("%s: %w", doing, e)
 	}
+	if own, ok := errors.AsType[*panicError](err); ok {
+		return fmt.Errorf("%s: %w", doing, own)
+	}
+	if errors.Is(err, errForm) {
+		return fmt.Errorf("%s: %w", doing, errForm)
+	}
 	// Before the contexts: a connection has a deadline of its own.
 	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
 		return fmt.Errorf("%s: %s", doing, noConnection(err))
