@@ -140,7 +140,7 @@ func (w *Worker) refused(wish *repo.Wish, err error, outputs bool) (time.Duratio
 		if result, level = fetchForbidden, zap.WarnLevel; age > hopeless {
 			result, pause, level = fetchExpired, never, zap.ErrorLevel
 		}
-	case errors.Is(err, events.ErrNotASession):
+	case errors.Is(err, events.ErrNotASession), errors.Is(err, stripeapi.ErrUseless):
 		if level = zap.WarnLevel; age > hopeless {
 			result, pause, level = fetchExpired, never, zap.ErrorLevel
 		}

@@ -315,6 +315,29 @@ func TestAWishThatStripeDoesNotKnowEndsAfterADay(t *testing.T) {
 	eventually(t, "the outputs are stored", func() bool { return w.value(t, outputs) != "" })
 }
 
+func TestAWishToWhichStripeGivesNoUsefulAnswerEndsAfterAMonth(t *testing.T) {
+	t.Parallel()
+	for name, fault := range map[string]stripefake.Fault{
+		"400": {Status: 400}, "402": {Status: 402}, "too large": {Status: 200, Body: strings.Repeat(" ", 33<<20) + "{}"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, full)
+			const tries = 12 // of the expansions of two attempts
+			for range tries {
+				w.Next(fault)
+			}
+			w.start(t)
+			_, told := w.verified(scenario.SessionOptions{Livemode: true})
+			w.deliver(t, told...)
+			eventually(t, "it was asked for in vain", func() bool { return w.fetched(t, "retried") > 0 })
+			w.value(t, `UPDATE stripe_identity.wishes SET tried_at = now() - interval '31 days', due_at = now(), leased_until = NULL RETURNING 'done'`)
+			eventually(t, "it is given up", func() bool { return w.fetched(t, "expired") == 1 })
+			w.wants(t, `SELECT count(*)::text FROM stripe_identity.wishes WHERE due_at = 'infinity'`, "1")
+		})
+	}
+}
+
 func TestWhatAKilledReplicaHadTakenIsTakenOver(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, full)

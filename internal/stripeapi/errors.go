@@ -25,9 +25,19 @@ var (
 	ErrForbidden = errors.New("the API key may not read this")
 	// ErrNotFound says that there is no such thing for this key, mode and account.
 	ErrNotFound = errors.New("stripe does not know this")
+	// ErrUseless says that Stripe answered, and that nothing can be done with it: it
+	// does not take the request, or says more than is read.
+	ErrUseless = errors.New("stripe's answer is of no use")
 )
 
-var errTooLarge = fmt.Errorf("the answer is over %d MiB", maxAnswer>>20)
+var errTooLarge = useless(fmt.Sprintf("the answer is over %d MiB", maxAnswer>>20))
+
+// useless is an [ErrUseless], in our own words.
+type useless string
+
+func (u useless) Error() string { return string(u) }
+
+func (u useless) Is(target error) bool { return target == ErrUseless }
 
 // RetryError says that the same request may succeed later: 429, 409, 5xx, no
 // answer in time, or none that is Stripe's.
@@ -58,9 +68,12 @@ func (r *refusal) Error() string {
 	return fmt.Sprintf("stripe refused the request with status %d", r.status)
 }
 
-// Is makes a 403 an ErrForbidden.
+// Is makes a 403 an ErrForbidden, and a 400 an ErrUseless.
 func (r *refusal) Is(target error) bool {
-	return target == ErrForbidden && r.status == http.StatusForbidden
+	if r.status == http.StatusForbidden {
+		return target == ErrForbidden
+	}
+	return target == ErrUseless
 }
 
 var (
@@ -111,7 +124,7 @@ func explain(ctx context.Context, x exchange, err error) error {
 	case s == http.StatusConflict || s == http.StatusTooManyRequests || s >= http.StatusInternalServerError:
 		return &RetryError{After: x.after, Reason: fmt.Sprintf("stripe answered with status %d", s)}
 	default:
-		return fmt.Errorf("stripe answered with status %d", s)
+		return useless(fmt.Sprintf("stripe answered with status %d", s))
 	}
 }
 
