@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgtype"
 
 	"webhookd/internal/events"
 )
@@ -315,42 +314,4 @@ func readCarrier(r *row, into map[string]events.Carrier) {
 	c.Second, c.Rank, c.ID = r.time().Unix(), int(r.int64()), r.str()
 	copy(c.Twin[:], r.raw())
 	into[id] = c
-}
-
-// What is null in a column, as the vocabulary says it.
-type (
-	text   events.Text
-	mode   events.Mode
-	moment time.Time
-)
-
-// ScanText implements [pgtype.TextScanner].
-func (t *text) ScanText(v pgtype.Text) error {
-	*t = text{Presence: events.Null}
-	if v.Valid {
-		*t = text(events.Some(v.String))
-	}
-	return nil
-}
-
-// ScanBool implements [pgtype.BoolScanner].
-func (m *mode) ScanBool(v pgtype.Bool) error {
-	switch {
-	case !v.Valid:
-		*m = mode(events.ModeUnknown)
-	case v.Bool:
-		*m = mode(events.ModeLive)
-	default:
-		*m = mode(events.ModeTest)
-	}
-	return nil
-}
-
-// ScanTimestamptz implements [pgtype.TimestamptzScanner].
-func (t *moment) ScanTimestamptz(v pgtype.Timestamptz) error {
-	*t = moment{}
-	if v.Valid {
-		*t = moment(v.Time.UTC())
-	}
-	return nil
 }

@@ -5,6 +5,9 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
+
+	"webhookd/internal/events"
 )
 
 // SessionsOf lists the ids of the sessions that have a client reference.
@@ -52,4 +55,42 @@ SELECT EXISTS (SELECT FROM stripe_identity.verification_sessions WHERE id = $1)
 		e.ToldAt = *told
 	}
 	return e, plain("look for session "+sessionID, err)
+}
+
+// What is null in a column, as the vocabulary says it.
+type (
+	text   events.Text
+	mode   events.Mode
+	moment time.Time
+)
+
+// ScanText implements [pgtype.TextScanner].
+func (t *text) ScanText(v pgtype.Text) error {
+	*t = text{Presence: events.Null}
+	if v.Valid {
+		*t = text(events.Some(v.String))
+	}
+	return nil
+}
+
+// ScanBool implements [pgtype.BoolScanner].
+func (m *mode) ScanBool(v pgtype.Bool) error {
+	switch {
+	case !v.Valid:
+		*m = mode(events.ModeUnknown)
+	case v.Bool:
+		*m = mode(events.ModeLive)
+	default:
+		*m = mode(events.ModeTest)
+	}
+	return nil
+}
+
+// ScanTimestamptz implements [pgtype.TimestamptzScanner].
+func (t *moment) ScanTimestamptz(v pgtype.Timestamptz) error {
+	*t = moment{}
+	if v.Valid {
+		*t = moment(v.Time.UTC())
+	}
+	return nil
 }
