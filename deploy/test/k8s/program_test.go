@@ -396,6 +396,21 @@ func TestReconcileRunsOnce(t *testing.T) {
 	})
 }
 
+// A CronJob that failed for longer than a fixed --since would never read what
+// came meanwhile.
+func TestReconcileLooksBackToTheLastCompleteRun(t *testing.T) {
+	t.Parallel()
+	eachVariant(t, func(t *testing.T, c *cluster) {
+		job, there := all[*batchv1.CronJob](c)["webhookd-reconcile"]
+		if !there {
+			return
+		}
+		if got := job.Spec.JobTemplate.Spec.Template.Spec.Containers[0].Args; !slices.Equal(got, []string{"reconcile"}) {
+			t.Errorf("the CronJob runs %q", got)
+		}
+	})
+}
+
 func TestIngressTakesWhatTheProgramTakes(t *testing.T) {
 	t.Parallel()
 	eachVariant(t, func(t *testing.T, c *cluster) {
