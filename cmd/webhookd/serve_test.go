@@ -133,7 +133,7 @@ func TestReadinessTellsOfSchemaAndDatabase(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "miss the database", func() bool { r, _ := readyz(); return r.Database == "down" })
-	if r, status := readyz(); status != 200 || !r.Ready || r.Problem == "" || s.metrics()["webhookd_database_up"] != 0 {
+	if r, status := readyz(); status != 200 || !r.Ready || r.Problem == "" || r.Schema != migrations.Version() || s.metrics()["webhookd_database_up"] != 0 {
 		t.Errorf("without a database: %d %+v", status, r)
 	}
 	unavailable()

@@ -2,10 +2,14 @@ package repo
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"webhookd/migrations"
 )
@@ -13,7 +17,7 @@ import (
 // Health is what the last look at the database found.
 type Health struct {
 	Up     bool
-	Schema int64 // version; zero while unknown
+	Schema int64 // version that was read last; zero while none was
 	// Ready says that a sufficient schema was seen since the start. A database
 	// that goes away later does not take it back: every replica would lose its
 	// traffic at once, and Stripe's retries are the better queue.
@@ -32,13 +36,17 @@ func (s *Store) Watch(ctx context.Context, health *atomic.Pointer[Health], chang
 	var counted time.Time
 	ready := false
 	for {
-		h := s.check(ctx)
+		h, read := s.check(ctx)
 		if ctx.Err() != nil {
 			return // the check was broken off, and says nothing
 		}
 		h.Ready = ready || h.Up && h.Err == nil
 		ready = h.Ready
-		last := health.Swap(&h)
+		last := health.Load()
+		if last != nil && !read {
+			h.Schema = last.Schema
+		}
+		health.Store(&h)
 		if last == nil || last.Up != h.Up || (last.Err == nil) != (h.Err == nil) {
 			changed(h)
 		}
@@ -55,17 +63,17 @@ func (s *Store) Watch(ctx context.Context, health *atomic.Pointer[Health], chang
 	}
 }
 
-func (s *Store) check(ctx context.Context) Health {
+// check looks once. read reports whether the schema's version was read: that it
+// could not be is no old schema.
+func (s *Store) check(ctx context.Context) (h Health, read bool) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	var h Health
 	err := s.pool.QueryRow(ctx, `
 SELECT coalesce(max(version_id), 0) FROM stripe_identity.schema_migrations WHERE is_applied`).Scan(&h.Schema)
 	_, code := blameFor(err)
-	noSchema := code == "42P01" || code == "3F000"
-	// It answered, unless it is starting, stopping (57) or full (53).
-	h.Up = err == nil || code != "" && !strings.HasPrefix(code, "57") && !strings.HasPrefix(code, "53")
-	if required := migrations.Version(); (err == nil || noSchema) && h.Schema < required {
+	read = err == nil || code == "42P01" || code == "3F000" // there is none
+	h.Up = err == nil || answered(err, code)
+	if required := migrations.Version(); read && h.Schema < required {
 		h.Err = fmt.Errorf("schema is at version %d, this build needs %d: run webhookd migrate up", h.Schema, required)
 	} else if err != nil {
 		h.Err = plain("check database", err)
@@ -73,10 +81,23 @@ SELECT coalesce(max(version_id), 0) FROM stripe_identity.schema_migrations WHERE
 	up := 0.0
 	if h.Up {
 		up = 1
-		s.metrics.schema.Set(float64(h.Schema))
 	}
 	s.metrics.up.Set(up)
-	return h
+	if read {
+		s.metrics.schema.Set(float64(h.Schema))
+	}
+	return h, read
+}
+
+// answered reports whether an error is the answer of a database that lets us
+// in. By their classes, because a pooler passes them on later: it has no
+// connection (08), refuses the user (28), has no such database (3D), is full
+// (53), starts or stops (57).
+func answered(err error, code string) bool {
+	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok || code == "" {
+		return false
+	}
+	return !slices.ContainsFunc([]string{"08", "28", "3D", "53", "57"}, func(class string) bool { return strings.HasPrefix(code, class) })
 }
 
 // count refreshes the gauges that are the same from every replica.

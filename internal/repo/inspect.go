@@ -88,7 +88,7 @@ SELECT current_setting('server_version'), current_setting('server_version_num'):
 // Schema is the version of the schema; the error says if this build needs a
 // newer one, or why it cannot be told.
 func (s *Store) Schema(ctx context.Context) (int64, error) {
-	h := s.check(ctx)
+	h, _ := s.check(ctx)
 	return h.Schema, h.Err
 }
 

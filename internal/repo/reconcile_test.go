@@ -1,7 +1,6 @@
 package repo_test
 
 import (
-	"context"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -9,7 +8,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/prometheus/client_golang/prometheus"
 
 	"webhookd/internal/events"
 	"webhookd/internal/pgdev/pgtest"
@@ -66,8 +64,7 @@ func TestALeaseHasOneHolder(t *testing.T) {
 func TestGaugesTellOfReconcile(t *testing.T) {
 	t.Parallel()
 	url := pgtest.Database(t)
-	reg := prometheus.NewRegistry()
-	s := open(t, url, func(o *repo.Options) { o.Registry = reg })
+	s := open(t, url)
 	now := time.Now().Truncate(time.Second)
 	bring := func(source, id string, received time.Time) {
 		e := read(t, newSession(1, id).Created(at(0)).Body)
@@ -99,29 +96,9 @@ func TestGaugesTellOfReconcile(t *testing.T) {
 			t.Fatalf("note a run: %v", err)
 		}
 	}
-	ctx, stop := context.WithCancel(t.Context())
-	var health atomic.Pointer[repo.Health]
-	done := make(chan struct{})
-	go func() { defer close(done); s.Watch(ctx, &health, func(repo.Health) {}) }()
-	defer func() { stop(); <-done }()
-	want := map[string]float64{
+	watch(t, url).expect(t, map[string]float64{
 		"webhookd_reconcile_last_complete_timestamp_seconds": float64(now.Add(time.Minute - 9*time.Hour).Unix()), "webhookd_reconciled_events": 2,
-	}
-	got := map[string]float64{}
-	for end := time.Now().Add(30 * time.Second); !cmp.Equal(want, got) && time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
-		families, err := reg.Gather()
-		if err != nil {
-			t.Fatalf("gather: %v", err)
-		}
-		for _, f := range families {
-			if _, asked := want[f.GetName()]; asked {
-				got[f.GetName()] = f.GetMetric()[0].GetGauge().GetValue()
-			}
-		}
-	}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("gauges (-want +got):\n%s", diff)
-	}
+	})
 }
 
 func TestWhatReconcileAsksForIsReachedByKey(t *testing.T) {

@@ -1,0 +1,121 @@
+package repo_test
+
+import (
+	"context"
+	neturl "net/url"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"webhookd/internal/pgdev/pgtest"
+	"webhookd/internal/repo"
+	"webhookd/migrations"
+)
+
+// watched is a store whose database is looked at.
+type watched struct {
+	reg    *prometheus.Registry
+	health atomic.Pointer[repo.Health]
+}
+
+func watch(tb testing.TB, url string, options ...func(*repo.Options)) *watched {
+	tb.Helper()
+	w := &watched{reg: prometheus.NewRegistry()}
+	s := open(tb, url, append(options, func(o *repo.Options) { o.Registry = w.reg })...)
+	ctx, stop := context.WithCancel(tb.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); s.Watch(ctx, &w.health, func(repo.Health) {}) }()
+	tb.Cleanup(func() { stop(); <-done })
+	return w
+}
+
+// sees waits for a look that finds what is wanted.
+func (w *watched) sees(tb testing.TB, what string, is func(repo.Health) bool) repo.Health {
+	tb.Helper()
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		if h := w.health.Load(); h != nil && is(*h) {
+			return *h
+		}
+	}
+	tb.Fatalf("never sees %s: %+v", what, w.health.Load())
+	return repo.Health{}
+}
+
+func (w *watched) expect(tb testing.TB, want map[string]float64) {
+	tb.Helper()
+	got := map[string]float64{}
+	for end := time.Now().Add(30 * time.Second); !cmp.Equal(want, got) && time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		families, err := w.reg.Gather()
+		if err != nil {
+			tb.Fatalf("gather: %v", err)
+		}
+		for _, f := range families {
+			if _, asked := want[f.GetName()]; asked {
+				got[f.GetName()] = f.GetMetric()[0].GetGauge().GetValue()
+			}
+		}
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		tb.Errorf("gauges (-want +got):\n%s", diff)
+	}
+}
+
+func TestADatabaseThatDoesNotLetUsInIsDown(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct{ refuse, problem string }{
+		"the password was changed": {`ALTER ROLE USER PASSWORD 'another'`, "28P01"},
+		"the user is gone":         {`ALTER ROLE USER RENAME TO test_health_gone`, "28P01"},
+		"the user may not log in":  {`ALTER ROLE USER NOLOGIN`, "28000"},
+		"no right to connect":      {`DO $$ BEGIN EXECUTE format('REVOKE CONNECT ON DATABASE %I FROM public', current_database()); END $$`, "42501"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			url := pgtest.Database(t)
+			user := "test_health_" + strings.ReplaceAll(name, " ", "_")
+			execute(t, url, `DROP ROLE IF EXISTS test_health_gone`)
+			w := watch(t, login(t, url, user, "SUPERUSER"))
+			w.sees(t, "the database", func(h repo.Health) bool { return h.Ready })
+			execute(t, url, `ALTER ROLE `+user+` NOSUPERUSER`)
+			execute(t, url, strings.ReplaceAll(c.refuse, "USER", user))
+			execute(t, url, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()`)
+			h := w.sees(t, "the refusal", func(h repo.Health) bool { return h.Err != nil && strings.Contains(h.Err.Error(), c.problem) })
+			if h.Up || !h.Ready || h.Schema != migrations.Version() {
+				t.Errorf("health %+v", h)
+			}
+			w.expect(t, map[string]float64{"webhookd_database_up": 0, "webhookd_schema_version": float64(migrations.Version())})
+		})
+	}
+	t.Run("no such database", func(t *testing.T) {
+		t.Parallel()
+		url, err := neturl.Parse(pgtest.Database(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		url.Path = "/test_health_none"
+		w := watch(t, url.String())
+		if h := w.sees(t, "the refusal", func(h repo.Health) bool { return h.Err != nil }); h.Up || !strings.Contains(h.Err.Error(), "3D000") {
+			t.Errorf("health %+v", h)
+		}
+		w.expect(t, map[string]float64{"webhookd_database_up": 0})
+	})
+}
+
+func TestASchemaThatCannotBeReadIsNotAnOldOne(t *testing.T) {
+	t.Parallel()
+	url := pgtest.Database(t)
+	user := login(t, url, "test_health_reader", "")
+	execute(t, url, `GRANT USAGE ON SCHEMA stripe_identity TO test_health_reader;
+GRANT SELECT ON ALL TABLES IN SCHEMA stripe_identity TO test_health_reader`)
+	w := watch(t, user)
+	w.sees(t, "the schema", func(h repo.Health) bool { return h.Ready })
+	execute(t, url, `REVOKE USAGE ON SCHEMA stripe_identity FROM test_health_reader`)
+	h := w.sees(t, "the right that is missing", func(h repo.Health) bool { return h.Err != nil })
+	if !h.Up || h.Schema != migrations.Version() || !strings.Contains(h.Err.Error(), "42501") {
+		t.Errorf("health %+v", h)
+	}
+	w.expect(t, map[string]float64{"webhookd_database_up": 1, "webhookd_schema_version": float64(migrations.Version())})
+}
