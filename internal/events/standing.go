@@ -162,7 +162,9 @@ func (s *Standing) Hear(a *Answer) {
 			s.Obsolete = append(s.Obsolete, other.Row)
 		}
 		*other = step
-		s.ToldBy = strings.TrimPrefix(s.ToldBy, step.name()) // its content is to be taken over again
+		if s.ToldBy == step.name() {
+			s.ToldBy = "" // its content is to be taken over again
+		}
 	} else {
 		s.Steps = append(s.Steps, step)
 	}
