@@ -15,6 +15,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/cobra"
+
+	"webhookd/internal/pgdev/pgtest"
 )
 
 var update = flag.Bool("update", false, "write what code generates into the documents")
@@ -290,6 +292,39 @@ func TestDocumentsNameWhatCanBeRun(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// TestDocumentsAskTheSchemaForWhatItHas prepares each statement that a block of
+// sql or a psql -c holds.
+func TestDocumentsAskTheSchemaForWhatItHas(t *testing.T) {
+	t.Parallel()
+	conn := connect(t, pgtest.Database(t))
+	command := regexp.MustCompile(`(?s)\bpsql [^\n]*?-c (?:"([^"]+)"|'([^']+)')`)
+	asked := 0
+	for _, name := range filesWith(t, ".md") {
+		text := document(t, name)
+		var all []string
+		for _, m := range command.FindAllStringSubmatch(text, -1) {
+			all = append(all, m[1]+m[2])
+		}
+		for _, m := range codeBlock.FindAllStringSubmatch(text, -1) {
+			if m[1] == "sql" {
+				all = append(all, strings.Split(m[2], ";\n")...)
+			}
+		}
+		for _, sql := range all {
+			if strings.TrimSpace(sql) == "" || strings.Contains(sql, "…") {
+				continue
+			}
+			asked++
+			if _, err := conn.Prepare(t.Context(), "", sql); err != nil {
+				t.Errorf("%s says %s\n%v", name, sql, err)
+			}
+		}
+	}
+	if asked < 10 {
+		t.Errorf("only %d statements were found", asked)
 	}
 }
 
