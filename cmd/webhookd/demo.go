@@ -16,6 +16,9 @@ import (
 	"webhookd/internal/stripeapi/stripefake"
 )
 
+// demoMark is part of every name in a demo, whose people nobody must take for real.
+const demoMark = "Fictional"
+
 // demoAlive is how many sessions go through their stories at once, demoPace
 // how long a step of one of them takes.
 const (
@@ -45,6 +48,7 @@ type demoSession struct {
 
 func newDemo(t target, stripe *demoStripe, seed uint64) (*demo, error) {
 	d := &demo{target: t, stripe: stripe, rng: rand.New(rand.NewPCG(seed, 1)), source: scenario.New(seed)}
+	d.source.Mark = demoMark
 	var err error
 	if d.stories, err = weightsOf(usualStories); err != nil {
 		return nil, err
@@ -125,6 +129,8 @@ func (d *demo) step(ctx context.Context, s *demoSession) error {
 	switch draw := d.rng.IntN(100); {
 	case d.sent == 80 || draw == 0 && d.rng.IntN(5) == 0:
 		return nil
+	case d.sent == 40 || draw == 16 && d.rng.IntN(20) == 0:
+		err = d.deliver(ctx, d.target.Secret, e, renamed(s.Twin(e), "identity.verification_session.of_tomorrow"))
 	case draw < 5:
 		err = d.deliver(ctx, d.target.Secret, e, e)
 	case draw < 8:
@@ -138,8 +144,6 @@ func (d *demo) step(ctx context.Context, s *demoSession) error {
 		}
 	case draw < 16:
 		err = d.deliver(ctx, d.target.Secret, e, renamed(s.Twin(e), "customer.updated"))
-	case d.sent == 40 || draw == 16 && d.rng.IntN(20) == 0:
-		err = d.deliver(ctx, d.target.Secret, e, renamed(s.Twin(e), "identity.verification_session.of_tomorrow"))
 	default:
 		err = d.deliver(ctx, d.target.Secret, e)
 	}
@@ -190,6 +194,8 @@ func (d *demoStripe) close() error { return d.server.Close() }
 // toldBefore makes up a session that an earlier run left in the database, or
 // that trigger told of: who wants its outputs knows it to be verified.
 func toldBefore(at stripeapi.Place, id string) []byte {
-	s := scenario.New(0).Session(scenario.SessionOptions{ID: id, Livemode: at.Live, Status: events.StatusVerified})
+	source := scenario.New(0)
+	source.Mark = demoMark
+	s := source.Session(scenario.SessionOptions{ID: id, Livemode: at.Live, Status: events.StatusVerified})
 	return s.Expanded(s.Verified(time.Now())).Body
 }

@@ -286,6 +286,9 @@ func TestADemoShowsEveryErrorCodeAndWhatNeedsStripe(t *testing.T) {
 	eventually(t, "see the outputs of an earlier run's session", func() bool {
 		return valueOf[int](t, conn, `SELECT count(*) FROM stripe_identity.verified_outputs WHERE session_id = 'vs_1OfAnEarlierRun'`) == 1
 	})
+	if n := valueOf[int](t, conn, `SELECT count(*) FROM stripe_identity.verified_outputs WHERE first_name IS DISTINCT FROM 'Jenny Fictional'`); n > 0 {
+		t.Errorf("%d people do not look made up", n)
+	}
 	if n := valueOf[int](t, conn, `SELECT count(*) FROM stripe_identity.verified_outputs o
 WHERE NOT EXISTS (SELECT FROM stripe_identity.status_transitions t WHERE t.session_id = o.session_id AND status = 'verified')`); n > 0 {
 		t.Errorf("%d have outputs and were never verified", n)

@@ -76,8 +76,8 @@ const (
 	details = `{"email":"%jenny.rosen@example.com%","phone":"%+14155550199%"}`
 )
 
-func marked(text string) json.RawMessage {
-	return json.RawMessage(regexp.MustCompile(`%([^%]+)%`).ReplaceAllString(text, "${1} "+Marker))
+func marked(text, mark string) json.RawMessage {
+	return json.RawMessage(regexp.MustCompile(`%([^%]+)%`).ReplaceAllString(text, "${1} "+mark))
 }
 
 // redacted is what a redaction leaves (docs.stripe.com/identity/verification-sessions#redact).

@@ -35,10 +35,14 @@ const Marker = "PIIMARK"
 const placeholder = "[redacted]"
 
 // Source draws what is random in sessions and events.
-type Source struct{ rng *rand.Rand }
+type Source struct {
+	Mark string // in place of [Marker], for what people are to look at
+
+	rng *rand.Rand
+}
 
 // New makes a source; equal seeds draw equally.
-func New(seed uint64) *Source { return &Source{rand.New(rand.NewPCG(seed, 0))} }
+func New(seed uint64) *Source { return &Source{rng: rand.New(rand.NewPCG(seed, 0))} }
 
 func (s *Source) text(prefix string, n int) string {
 	const digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
@@ -240,9 +244,9 @@ func (s *Session) Thin(e Event) Event {
 // person's details and outputs, each text with [Marker] in it, or once the
 // session is redacted with its placeholders.
 func (s *Session) Expanded(e Event) Event {
-	as, c := marked, &e.doc.Data.Object
-	if c.Redaction != nil {
-		as = redacted
+	c, as := &e.doc.Data.Object, redacted
+	if c.Redaction == nil {
+		as = func(text string) json.RawMessage { return marked(text, cmp.Or(s.src.Mark, Marker)) }
 	}
 	c.ProvidedDetails, c.VerifiedOutputs = as(details), as(outputs)
 	return e.doc.encode(e.Created)
