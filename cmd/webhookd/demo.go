@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"slices"
@@ -190,6 +191,14 @@ func serveDemoStripe(ctx context.Context) (*demoStripe, error) {
 }
 
 func (d *demoStripe) close() error { return d.server.Close() }
+
+// sendTo makes the endpoint that doctor looks for, in either mode.
+func (d *demoStripe) sendTo(url string) {
+	for live, id := range map[bool]string{true: "we_live_demo", false: "we_test_demo"} {
+		d.AddEndpoint(live, fmt.Sprintf(`{"id":%q,"object":"webhook_endpoint","url":%q,"status":"enabled","enabled_events":["%s"],"api_version":%q,"livemode":%t}`,
+			id, url, strings.Join(events.Types(), `","`), scenario.APIVersion, live))
+	}
+}
 
 // toldBefore makes up a session that an earlier run left in the database, or
 // that trigger told of: who wants its outputs knows it to be verified.

@@ -142,6 +142,10 @@ func runDev(ctx context.Context, reset, demo bool, stdout, stderr io.Writer) (er
 			DatabaseURL: database,
 			MetricsURL:  "http://" + dialable(on.admin.Addr()) + "/metrics",
 		}
+		if demo {
+			stripe.sendTo(t.URL)
+			t.StripeBase = stripe.base
+		}
 		if err := writeDevFile(t); err != nil {
 			return err
 		}

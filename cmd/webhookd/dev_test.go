@@ -293,6 +293,17 @@ func TestADemoShowsEveryErrorCodeAndWhatNeedsStripe(t *testing.T) {
 WHERE NOT EXISTS (SELECT FROM stripe_identity.status_transitions t WHERE t.session_id = o.session_id AND status = 'verified')`); n > 0 {
 		t.Errorf("%d have outputs and were never verified", n)
 	}
+	doctor := launch(t, d.dir, nil, "doctor", "--json").exits(exitDone)
+	well := map[string]bool{}
+	for _, f := range decoded(t, doctor).Checks {
+		well[f.Check] = f.Level == isOK
+		if strings.HasPrefix(f.Found, "off") {
+			t.Errorf("%s is %s beside a demo", f.Check, f.Found)
+		}
+	}
+	if !well["live key"] || !well["live endpoint"] || !well["test key"] || !well["test endpoint"] || !strings.Contains(doctor.log.String(), "whose demo plays Stripe") {
+		t.Errorf("doctor beside a demo:\n%s%s", doctor.stdout, doctor.log)
+	}
 	dev.signal(syscall.SIGINT)
 	dev.exits(exitDone)
 	d.gone(at)

@@ -39,6 +39,7 @@ type target struct {
 	Secret      string `json:"secret"`
 	DatabaseURL string `json:"database_url"`
 	MetricsURL  string `json:"metrics_url"`
+	StripeBase  string `json:"stripe_api_base,omitempty"` // of the Stripe that a demo plays
 }
 
 // readDevFile returns what the dev command of this folder wrote; the error is
@@ -80,7 +81,7 @@ func (t *target) complete() error {
 
 // orDev is an edit for the commands of operators: where no variable names a
 // database, that of dev in this folder is meant, and said to be, and its secret
-// where none is configured.
+// where none is configured. Beside a demo the Stripe that it plays is lent too.
 func orDev(stderr io.Writer) (func(*environment), error) {
 	var dev target
 	var err error
@@ -93,10 +94,15 @@ func orDev(stderr io.Writer) (func(*environment), error) {
 	case dev.DatabaseURL == "":
 		return func(*environment) {}, nil
 	}
-	fmt.Fprintln(stderr, "webhookd: using the database of 'webhookd dev' in this folder")
+	played := ""
+	if dev.StripeBase != "" {
+		played = ", whose demo plays Stripe"
+	}
+	fmt.Fprintln(stderr, "webhookd: using the database of 'webhookd dev' in this folder"+played)
 	return func(e *environment) {
 		e.DatabaseURL.force(dev.DatabaseURL)
 		dev.lendSecret(e)
+		dev.lendStripe(e)
 	}, nil
 }
 
@@ -104,6 +110,15 @@ func orDev(stderr io.Writer) (func(*environment), error) {
 func (t *target) lendSecret(e *environment) {
 	if t.Secret != "" && !e.StripeWebhookSecrets.set && !e.StripeWebhookSecretsFile.set {
 		e.StripeWebhookSecrets.force("dev=" + t.Secret)
+	}
+}
+
+// lendStripe is for commands that ask Stripe, where no key is configured.
+func (t *target) lendStripe(e *environment) {
+	if t.StripeBase != "" && !e.StripeAPIKeys.set && !e.StripeAPIKeysFile.set {
+		e.StripeAPIKeys.force(demoKeys)
+		e.StripeAPIBase.force(t.StripeBase)
+		e.PublicURL.preset(t.URL)
 	}
 }
 

@@ -65,6 +65,33 @@ func TestCommandsOfOperatorsFindDev(t *testing.T) {
 	}
 }
 
+// A key of one's own is never sent to a demo.
+func TestBesideADemoStripeIsTheOneThatItPlays(t *testing.T) {
+	t.Parallel()
+	demo := target{URL: "http://127.0.0.1:9/x", StripeBase: "http://127.0.0.1:9"}
+	for name, c := range map[string]struct {
+		dev        target
+		key        string
+		keys, base string
+	}{
+		"a demo":                  {demo, "", demoKeys, demo.StripeBase},
+		"a demo, and a key":       {demo, "rk_test_mine", "rk_test_mine", ""},
+		"dev, which plays nobody": {target{URL: demo.URL}, "", "", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var e environment
+			if c.key != "" {
+				e.StripeAPIKeys.force(c.key)
+			}
+			c.dev.lendStripe(&e)
+			if e.StripeAPIKeys.text != c.keys || e.StripeAPIBase.text != c.base {
+				t.Errorf("keys %q at %q: want %q at %q", e.StripeAPIKeys.text, e.StripeAPIBase.text, c.keys, c.base)
+			}
+		})
+	}
+}
+
 func TestAConfiguredDatabaseIsNeverThatOfDev(t *testing.T) {
 	t.Parallel()
 	d := besideDev(t)
