@@ -64,7 +64,7 @@ func diagnoseDatabase(ctx context.Context, cfg *Config, now func() time.Time) (f
 	} else {
 		f.secrets = secretFindings(cfg.Secrets, seen, now())
 	}
-	if b, err := store.Backlog(ctx, now()); err != nil {
+	if b, err := store.Backlog(ctx); err != nil {
 		f.backlog.failf("backlog", "see what 'table rights' and 'schema' say", "%s", reason("the database", err))
 	} else {
 		f.backlog = backlogFindings(b, cfg, now())

@@ -16,6 +16,8 @@ import (
 )
 
 const (
+	// eventsKept is how long Stripe lists events (docs.stripe.com/api/events/list).
+	eventsKept = 30 * 24 * time.Hour
 	// overlap is how far a run looks back behind the last complete one: clocks
 	// differ, and what Stripe lists may come late.
 	overlap = time.Hour
@@ -229,16 +231,18 @@ type past struct {
 	begun   time.Time // when any run began last
 }
 
-// past looks at complete runs only.
+// past looks at complete runs only: one with a short window closes no gap
+// before it.
 func (r *Reconciler) past(ctx context.Context, now time.Time) (p past, err error) {
-	covered := repo.Coverage{Until: now.Add(-repo.EventsKept)}
-	p.begun, err = r.opt.Store.Runs(ctx, covered.Until.Add(-daily), func(run repo.ReconcileRun) {
-		covered.Add(run)
+	p.covered = now.Add(-eventsKept)
+	p.begun, err = r.opt.Store.Runs(ctx, now.Add(-eventsKept-daily), func(run repo.ReconcileRun) {
+		if !run.Since.After(p.covered) && run.StartedAt.After(p.covered) {
+			p.covered = run.StartedAt
+		}
 		if run.Daily {
 			p.daily = run.StartedAt
 		}
 	})
-	p.covered = covered.Until
 	return p, err
 }
 

@@ -53,7 +53,7 @@ func newComparison(r *Reconciler, q ReconcileRequest) *comparison {
 // plan settles how far back to look.
 func (c *comparison) plan(p past) {
 	now, r := c.report.StartedAt, &c.report
-	oldest := now.Add(-repo.EventsKept)
+	oldest := now.Add(-eventsKept)
 	r.Since = c.Since.UTC()
 	if c.Since.IsZero() {
 		r.Since = later(oldest, p.covered.Add(-overlap)).UTC()

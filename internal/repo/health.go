@@ -106,18 +106,12 @@ func (s *Store) count(ctx context.Context) error {
 	defer cancel()
 	var quarantined, refresh, thin, outputs, reconciled int64
 	var oldest, complete float64
-	ended, err := s.lastCovering(ctx, time.Now())
-	if err != nil {
-		return err
-	}
-	if !ended.IsZero() {
-		complete = float64(ended.UnixMilli()) / 1e3
-	}
-	err = s.pool.QueryRow(ctx, `
+	err := s.pool.QueryRow(ctx, `
 SELECT (SELECT count(*) FROM stripe_identity.quarantined_events WHERE resolved_at IS NULL),
        (SELECT count(*) FROM stripe_identity.verification_sessions WHERE needs_refresh),
        (SELECT count(*) FROM stripe_identity.events WHERE type LIKE 'v1.%' AND resolved_at IS NULL),
        (SELECT count(*) FROM stripe_identity.events WHERE source = 'reconcile' AND received_at > now() - interval '24 hours'),
+       (SELECT coalesce(date_part('epoch', max(finished_at)), 0) FROM stripe_identity.reconcile_runs WHERE result = 'ok'),
        outputs.pending, outputs.oldest
 FROM (
     SELECT count(*) AS pending, coalesce(date_part('epoch', now() - min(outputs_wanted_since)), 0) AS oldest
@@ -125,7 +119,7 @@ FROM (
     WHERE outputs_wanted_since IS NOT NULL
       AND NOT EXISTS (SELECT FROM stripe_identity.wishes WHERE session_id = s.id AND due_at = 'infinity') -- given up
 ) outputs`).
-		Scan(&quarantined, &refresh, &thin, &reconciled, &outputs, &oldest)
+		Scan(&quarantined, &refresh, &thin, &reconciled, &complete, &outputs, &oldest)
 	if err != nil {
 		return plain("count", err)
 	}

@@ -167,15 +167,16 @@ type Backlog struct {
 	Outputs     Waiting // sessions, since their outputs are wanted
 	Thin        Waiting // events, since they were received
 
-	Reconciled time.Time // end of the last complete run that left no gap in the last 30 days; zero if there was none
+	Reconciled time.Time // end of the last complete run; zero if there was none
 	LastRun    string    // result of the last run: ok, partial, failed; empty if none has ended
 }
 
-// Backlog counts what waits. now is our clock.
-func (s *Store) Backlog(ctx context.Context, now time.Time) (Backlog, error) {
+// Backlog counts what waits.
+func (s *Store) Backlog(ctx context.Context) (Backlog, error) {
 	var b Backlog
 	err := s.pool.QueryRow(ctx, `
 SELECT q.n, q.since, r.n, r.since, o.n, o.since, t.n, t.since,
+       (SELECT max(finished_at) FROM stripe_identity.reconcile_runs WHERE result = 'ok'),
        coalesce((SELECT result FROM stripe_identity.reconcile_runs
                  WHERE finished_at IS NOT NULL ORDER BY finished_at DESC LIMIT 1), '')
 FROM (SELECT count(*) AS n, min(received_at) AS since
@@ -188,10 +189,6 @@ FROM (SELECT count(*) AS n, min(received_at) AS since
       FROM stripe_identity.events WHERE type LIKE 'v1.%' AND resolved_at IS NULL) t`, pgx.QueryExecModeExec).
 		Scan(&b.Quarantined.Count, (*moment)(&b.Quarantined.Since), &b.Refresh.Count, (*moment)(&b.Refresh.Since),
 			&b.Outputs.Count, (*moment)(&b.Outputs.Since), &b.Thin.Count, (*moment)(&b.Thin.Since),
-			&b.LastRun)
-	if err != nil {
-		return b, plain("count what waits", err)
-	}
-	b.Reconciled, err = s.lastCovering(ctx, now)
-	return b, err
+			(*moment)(&b.Reconciled), &b.LastRun)
+	return b, plain("count what waits", err)
 }

@@ -19,30 +19,6 @@ type ReconcileRun struct {
 	Daily                 bool   // it read again what is read again once a day
 }
 
-// EventsKept is how long Stripe lists events (docs.stripe.com/api/events/list).
-const EventsKept = 30 * 24 * time.Hour
-
-// Coverage is how far complete runs reach.
-type Coverage struct {
-	Until time.Time // up to then nothing of the last 30 days was left out
-	Ended time.Time // end of the run that reached it; zero if none did
-}
-
-// Add takes a complete run, the oldest first. One with a short window closes
-// no gap before it, and counts for nothing.
-func (c *Coverage) Add(r ReconcileRun) {
-	if !r.Since.After(c.Until) && r.StartedAt.After(c.Until) {
-		c.Until, c.Ended = r.StartedAt, r.FinishedAt
-	}
-}
-
-// lastCovering is when the last run ended that left no gap in the last 30 days.
-func (s *Store) lastCovering(ctx context.Context, now time.Time) (time.Time, error) {
-	c := Coverage{Until: now.Add(-EventsKept)}
-	_, err := s.Runs(ctx, c.Until, c.Add)
-	return c.Ended, err
-}
-
 // BeginRun notes that a run has begun.
 func (s *Store) BeginRun(ctx context.Context, r ReconcileRun) (id int64, err error) {
 	err = s.pool.QueryRow(ctx, `
@@ -64,12 +40,12 @@ WHERE id = $1`, id, r.FinishedAt, r.Result, r.Listed, r.Recovered, r.Detail, r.D
 // and tells when any run began last, complete or not.
 func (s *Store) Runs(ctx context.Context, since time.Time, each func(ReconcileRun)) (last time.Time, err error) {
 	rows, _ := s.pool.Query(ctx, `
-SELECT started_at, finished_at, since, coalesce(result, ''), daily
+SELECT started_at, since, coalesce(result, ''), daily
 FROM stripe_identity.reconcile_runs
 WHERE started_at >= $1
-ORDER BY started_at, id`, pgx.QueryExecModeExec, since) // ForEachRow tells the error
+ORDER BY started_at, id`, since) // ForEachRow tells the error
 	var r ReconcileRun
-	_, err = pgx.ForEachRow(rows, []any{&r.StartedAt, (*moment)(&r.FinishedAt), &r.Since, &r.Result, &r.Daily}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&r.StartedAt, &r.Since, &r.Result, &r.Daily}, func() error {
 		last = r.StartedAt
 		if r.Result == "ok" {
 			each(r)
