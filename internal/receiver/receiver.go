@@ -86,6 +86,7 @@ type Receiver struct {
 	path     string
 	livemode events.Mode
 	maxBody  int64
+	maxHeld  int64 // of all bodies that are longer than usualBody and still being read
 	timeout  time.Duration
 	now      func() time.Time // the wall clock; durations and deadlines need the monotonic one
 
@@ -119,6 +120,7 @@ func New(o Options) (*Receiver, error) {
 		refusals: refusals(), metrics: newMetrics(o.Registry),
 	}
 	r.log = newJournal(cmp.Or(o.Log, zap.NewNop()), r.refusals)
+	r.maxHeld = max(minHeld, 2*o.MaxBodyBytes) // a buffer grows beyond its body: one of the longest must always fit
 	r.buffers.New = func() any { b := make([]byte, 0, usualBody); return &b }
 	return r, nil
 }

@@ -13,7 +13,7 @@ const (
 	maxHeaders = 16 << 10 // of all of a request's headers, as sent
 
 	usualBody  = 8 << 10  // Stripe's events have some 3 KB
-	maxHeld    = 32 << 20 // of all bodies that are longer than usualBody and still being read; the collector lets five times as much stand
+	minHeld    = 32 << 20 // see Receiver.maxHeld; the collector lets five times as much stand
 	keptBuffer = 64 << 10 // what one large body needed is not kept for small ones
 )
 
@@ -65,7 +65,7 @@ func (r *Receiver) read(body io.Reader, b []byte) (whole []byte, code string) {
 		if len(b) == cap(b) {
 			b = append(b, 0)[:len(b)]
 			if grown := int64(cap(b)); grown > usualBody {
-				if r.held.Add(grown-held) > maxHeld {
+				if r.held.Add(grown-held) > r.maxHeld {
 					held = grown
 					return b, queueFull
 				}

@@ -304,3 +304,17 @@ func TestBodiesThatNeverEndHoldABoundedAmountOfMemory(t *testing.T) {
 	}
 	wg.Wait()
 }
+
+// However long bodies may be, what all may hold together is never too little for one.
+func TestTheLongestBodyIsTaken(t *testing.T) {
+	t.Parallel()
+	const limit = 64 << 20
+	addr := newService(t, answers(events.Applied), func(o *receiver.Options) { o.MaxBodyBytes = limit }).listen(t)
+	for _, size := range []int{40 << 20, limit} {
+		body := fixture(t, "verified")
+		body = append(body, bytes.Repeat([]byte(" "), size-len(body))...)
+		if a := deliver(t, addr, body); a.Status != http.StatusOK {
+			t.Errorf("a signed body of %d MiB is answered %d %s", size>>20, a.Status, a.Code)
+		}
+	}
+}
