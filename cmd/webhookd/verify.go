@@ -49,7 +49,7 @@ Exit code 0 if accepted, 1 if refused, 2 for wrong usage.`,
 	f.StringVar(&v.header, "header", "", "the value of the Stripe-Signature header")
 	f.StringArrayVar(&secrets, "secret", nil, "a signing `secret` (may be repeated; default: the configured ones, else that of 'webhookd dev')")
 	f.Int64Var(&at, "at", 0, "judge the age as of this `unix` time (default: now)")
-	f.StringVar(&tolerance, "tolerance", "", "how far the signature may be from then, both ways, a `duration` (default: as configured, 5m)")
+	f.StringVar(&tolerance, "tolerance", "", "how far the signature may be from then, both ways, a `duration` of at least 1s (default: as configured, 5m)")
 	_ = cmd.MarkFlagRequired("body") // the flags stand above
 	_ = cmd.MarkFlagRequired("header")
 
@@ -58,7 +58,7 @@ Exit code 0 if accepted, 1 if refused, 2 for wrong usage.`,
 			return err
 		}
 		if f.Changed("tolerance") {
-			if v.tolerance, err = parsePositive(tolerance); err != nil {
+			if v.tolerance, err = parseSeconds(tolerance); err != nil {
 				return usagef("--tolerance %w", err)
 			}
 		}
