@@ -92,20 +92,24 @@ type verification struct {
 }
 
 // secretsFrom takes the given secrets, or without any the configured ones, else
-// that of dev, and the configured tolerance.
+// that of dev; and the configured tolerance in any case.
 func (v *verification) secretsFrom(given []string) error {
-	v.tolerance = 5 * time.Minute
+	var need needs
+	var dev target
 	if len(given) == 0 {
-		dev, err := readDevFile()
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		need = needSecrets
+		var err error
+		if dev, err = readDevFile(); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return usagef("%w", err)
 		}
-		cfg, err := LoadConfig(needSecrets, dev.lendSecret)
-		if err != nil {
-			return err
-		}
-		v.secrets, v.tolerance = cfg.Secrets, cfg.SignatureTolerance
-		return nil
+	}
+	cfg, err := LoadConfig(need, dev.lendSecret)
+	if err != nil {
+		return err
+	}
+	v.tolerance = cfg.SignatureTolerance
+	if len(given) == 0 {
+		v.secrets = cfg.Secrets
 	}
 	for _, value := range given {
 		secret, err := signature.NewSecret("", value, false)
