@@ -38,6 +38,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 
+	root.InitDefaultHelpCmd() // else cobra adds its own after prepare
+	root.InitDefaultCompletionCmd()
 	began := false
 	prepare(root, &began)
 	cmd, err := root.ExecuteContextC(ctx)
@@ -111,7 +113,18 @@ func prepare(cmd *cobra.Command, began *bool) {
 			}
 			return usagef("which command? There are %s", strings.Join(subcommands(cmd), ", "))
 		}
+	case cmd.Name() == "help":
+		cmd.Args = isCommand
 	}
+}
+
+// isCommand is of the arguments of help.
+func isCommand(cmd *cobra.Command, args []string) error {
+	found, rest, err := cmd.Root().Find(args)
+	if err == nil && len(rest) > 0 {
+		err = fmt.Errorf("unknown command %q for %q", rest[0], found.CommandPath())
+	}
+	return err
 }
 
 func subcommands(cmd *cobra.Command) []string {
