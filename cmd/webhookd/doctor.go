@@ -28,8 +28,8 @@ be done. Each line is ok, warning or failure; behind an arrow stands what to do.
 
 It changes nothing and shows no secret, no address of the inside and nothing
 personal. What needs Stripe's API is looked at for the modes that have a key in
-STRIPE_API_KEYS (docs/stripe-api-key.md), with at most 20 reads for each. It
-takes half a minute at the most.
+WEBHOOKD_STRIPE_API_KEYS (docs/stripe-api-key.md), with at most 20 reads for
+each. It takes half a minute at the most.
 
 Exit code 0 without a failure, 1 with one, 2 with one in the configuration.`,
 		Example: `  webhookd doctor

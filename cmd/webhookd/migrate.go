@@ -14,8 +14,9 @@ func newMigrateCommand() *cobra.Command {
 	migrate := &cobra.Command{
 		Use:   "migrate",
 		Short: "Changes the schema, forward only",
-		Long: `Changes the schema stripe_identity in MIGRATE_DATABASE_URL (else DATABASE_URL),
-which must reach PostgreSQL directly and as the schema's owner.`,
+		Long: `Changes the schema stripe_identity in WEBHOOKD_MIGRATE_DATABASE_URL (else
+WEBHOOKD_DATABASE_URL), which must reach PostgreSQL directly and as the schema's
+owner.`,
 		Example: "  webhookd migrate up\n  webhookd migrate status",
 	}
 	migrate.AddCommand(

@@ -18,11 +18,12 @@ func newPruneCommand() *cobra.Command {
 		Use:   "prune",
 		Short: "Takes away what is older than the RETAIN settings say",
 		Long: `Does now what serve does from time to time: takes away payloads, quarantined
-events, outputs and history that are older than RETAIN_PAYLOADS,
-RETAIN_QUARANTINE, RETAIN_OUTPUTS and RETAIN_HISTORY say, in small transactions.
-It may run beside the service and beside itself, and be broken off. A session's
-present state, tombstones, and what keeps late duplicates and twins from being
-counted again stay: docs/privacy.md says what that is.`,
+events, outputs and history that are older than WEBHOOKD_RETAIN_PAYLOADS,
+WEBHOOKD_RETAIN_QUARANTINE, WEBHOOKD_RETAIN_OUTPUTS and WEBHOOKD_RETAIN_HISTORY
+say, in small transactions. It may run beside the service and beside itself, and
+be broken off. A session's present state, tombstones, and what keeps late
+duplicates and twins from being counted again stay: docs/privacy.md says what
+that is.`,
 		Example: `  webhookd prune --dry-run
   WEBHOOKD_RETAIN_OUTPUTS=90d webhookd prune`,
 		Args: cobra.NoArgs,

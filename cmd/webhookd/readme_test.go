@@ -328,6 +328,35 @@ func TestDocumentsAskTheSchemaForWhatItHas(t *testing.T) {
 	}
 }
 
+// What stands in a help text, or before a = in a document, is tried as it stands.
+func TestVariablesAreNamedAsTheyAreRead(t *testing.T) {
+	t.Parallel()
+	var bare []string
+	for _, name := range variables() {
+		if name = strings.TrimPrefix(name, envPrefix+"_"); name != "DATABASE_URL" {
+			bare = append(bare, name)
+		}
+	}
+	named := regexp.MustCompile(`(?:^|[^A-Z_])(` + strings.Join(bare, "|") + `)(?:[^A-Z_]|$)`)
+	var look func(*cobra.Command)
+	look = func(c *cobra.Command) {
+		if m := named.FindStringSubmatch(c.Long + "\n" + c.Example + "\n" + c.Flags().FlagUsages()); m != nil {
+			t.Errorf("%s --help names %s without its prefix", c.CommandPath(), m[1])
+		}
+		for _, sub := range c.Commands() {
+			look(sub)
+		}
+	}
+	look(newRootCommand())
+
+	assigned := regexp.MustCompile(`(?m)(?:^|[^A-Z_])(` + strings.Join(bare, "|") + `)=`)
+	for _, name := range filesWith(t, ".md") {
+		if m := assigned.FindStringSubmatch(document(t, name)); m != nil {
+			t.Errorf("%s assigns to %s, which nothing reads", name, m[1])
+		}
+	}
+}
+
 func TestReadmeCallsNothingMissingThatIsThere(t *testing.T) {
 	t.Parallel()
 	missing := regexp.MustCompile(`(?m)^- \*\*The commands\*\* (.*?)\.`).FindStringSubmatch(document(t, "README.md"))

@@ -27,10 +27,10 @@ func newReconcileCommand() *cobra.Command {
 		Short: "Compares with Stripe's API and repairs what is missing",
 		Long: `Lists the events (of the last 30 days at most) and sessions of Stripe's API, for
 the platform and every account or context that was seen or stands in
-STRIPE_ACCOUNTS, in each mode that has a key in STRIPE_API_KEYS. Missing events
-are recorded; a session whose state no event explains is recorded as the API
-tells it. Sessions that are processing for more than 15 minutes are read again
-and, once a day, those in requires_input of the last 7 days.
+WEBHOOKD_STRIPE_ACCOUNTS, in each mode that has a key in WEBHOOKD_STRIPE_API_KEYS.
+Missing events are recorded; a session whose state no event explains is recorded
+as the API tells it. Sessions that are processing for more than 15 minutes are
+read again and, once a day, those in requires_input of the last 7 days.
 
 A line for each thing that was missing, then what was read. A second run changes
 nothing. What could not be read makes the exit code 1; the rest is repaired.

@@ -29,14 +29,14 @@ func newServeCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "serve",
 		Short: "Takes deliveries: the service",
-		Long: `Takes deliveries of Stripe's on LISTEN_ADDR and answers 2xx once they are
-committed; serves /metrics, /livez and /readyz on ADMIN_ADDR.
+		Long: `Takes deliveries of Stripe's on WEBHOOKD_LISTEN_ADDR and answers 2xx once they
+are committed; serves /metrics, /livez and /readyz on WEBHOOKD_ADMIN_ADDR.
 
 It needs a database whose schema 'webhookd migrate up' has made, and one signing
 secret of the endpoint (Stripe's Dashboard shows it). README lists every variable.
 
-SIGTERM: /readyz turns false, deliveries are taken for DRAIN_DELAY more, then
-the listeners close and what was taken is answered.`,
+SIGTERM: /readyz turns false, deliveries are taken for WEBHOOKD_DRAIN_DELAY more,
+then the listeners close and what was taken is answered.`,
 		Example: `  export WEBHOOKD_DATABASE_URL=postgres://webhookd@db.internal/webhookd
   export WEBHOOKD_STRIPE_WEBHOOK_SECRETS_FILE=/run/secrets/stripe
   webhookd migrate up && webhookd serve`,
