@@ -78,10 +78,10 @@ func runDev(ctx context.Context, reset, demo bool, stdout, stderr io.Writer) (er
 		switch own := "dev=" + secret; {
 		case e.StripeWebhookSecretsFile.set:
 			secret = "" // of theirs, only they know which trigger should use
-		case e.StripeWebhookSecrets.set:
-			e.StripeWebhookSecrets.force(e.StripeWebhookSecrets.text + "," + own)
-		default:
+		case !e.StripeWebhookSecrets.set:
 			e.StripeWebhookSecrets.force(own)
+		case e.StripeWebhookSecrets.text != "": // else it is a fault, as everywhere
+			e.StripeWebhookSecrets.force(e.StripeWebhookSecrets.text + "," + own)
 		}
 		e.ListenAddr.preset("127.0.0.1:8080")
 		e.AdminAddr.preset("127.0.0.1:9090")
