@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"strings"
 	"time"
 
@@ -153,32 +152,51 @@ func migrateJobs(ctx context.Context, url string) (taken []MigrationStep, err er
 	return taken, err
 }
 
-// pendingJobSteps lists the job queue's steps that are to be done; it does not
-// note when one was.
-func pendingJobSteps(ctx context.Context, url string) (steps []MigrationStep, err error) {
+// jobSteps lists the job queue's steps. When each was done its migrator does not
+// tell, but its table, which has had these columns from the first step on.
+func jobSteps(ctx context.Context, url string, conn *sql.Conn) (steps []MigrationStep, err error) {
+	applied, err := jobStepsDone(ctx, conn)
+	if err != nil {
+		return nil, plain("look for the job queue's steps", err)
+	}
 	err = withJobMigrations(ctx, url, func(m *rivermigrate.Migrator[pgx.Tx]) error {
-		done, err := m.ExistingVersions(ctx)
-		if err != nil {
-			return migrationError(err)
-		}
 		for _, v := range m.AllVersions() {
-			if !slices.ContainsFunc(done, func(d rivermigrate.Migration) bool { return d.Version == v.Version }) {
-				steps = append(steps, jobStep(v.Version, v.Name, time.Time{}))
-			}
+			steps = append(steps, jobStep(v.Version, v.Name, applied[v.Version]))
 		}
 		return nil
 	})
 	return steps, err
 }
 
-// MigrationStatus lists every step of ours that this build knows, and those of
-// the job queue that are to be done.
-func MigrationStatus(ctx context.Context, url string) (steps []MigrationStep, err error) {
-	pending, err := pendingJobSteps(ctx, url)
+func jobStepsDone(ctx context.Context, conn *sql.Conn) (applied map[int]time.Time, err error) {
+	var there bool
+	if err := conn.QueryRowContext(ctx, "SELECT to_regclass($1) IS NOT NULL", JobSchema+".river_migration").Scan(&there); err != nil || !there {
+		return nil, err
+	}
+	rows, err := conn.QueryContext(ctx, "SELECT version, created_at FROM webhookd_jobs.river_migration")
 	if err != nil {
 		return nil, err
 	}
-	err = withMigrations(ctx, url, func(conn *sql.Conn, p *goose.Provider) error {
+	defer func() { err = errors.Join(err, rows.Close()) }()
+	applied = map[int]time.Time{}
+	for rows.Next() {
+		var version int
+		var at time.Time
+		if err := rows.Scan(&version, &at); err != nil {
+			return nil, err
+		}
+		applied[version] = at
+	}
+	return applied, rows.Err()
+}
+
+// MigrationStatus lists every step that this build knows: those of the job queue,
+// then ours, in the order in which Migrate takes them.
+func MigrationStatus(ctx context.Context, url string) (steps []MigrationStep, err error) {
+	err = withMigrations(ctx, url, func(conn *sql.Conn, p *goose.Provider) (err error) {
+		if steps, err = jobSteps(ctx, url, conn); err != nil {
+			return err
+		}
 		var there bool
 		if err := conn.QueryRowContext(ctx, "SELECT to_regclass($1) IS NOT NULL", versions).Scan(&there); err != nil {
 			return plain("look for the schema", err)
@@ -198,7 +216,7 @@ func MigrationStatus(ctx context.Context, url string) (steps []MigrationStep, er
 		}
 		return nil
 	})
-	return append(pending, steps...), err
+	return steps, err
 }
 
 func withMigrations(ctx context.Context, url string, do func(*sql.Conn, *goose.Provider) error) (err error) {

@@ -271,26 +271,36 @@ SELECT count(*) FROM stripe_identity.verification_sessions, stripe_identity.even
 func TestMigrationStatusTellsWhatIsDone(t *testing.T) {
 	t.Parallel()
 	url := pgtest.Empty(t)
-	pending := func() (n int) {
+	status := func() (names []string, pending int) {
 		steps, err := repo.MigrationStatus(t.Context(), url)
 		if err != nil {
 			t.Fatalf("status: %v", err)
 		}
 		for _, s := range steps {
+			names = append(names, s.Name)
 			if s.Applied.IsZero() {
-				n++
+				pending++
 			}
 		}
-		return n
+		return names, pending
 	}
-	if n := pending(); int64(n) <= migrations.Version() {
+	before, n := status()
+	if n != len(before) || int64(n) <= migrations.Version() {
 		t.Errorf("%d steps to do in an empty database, want %d and those of the job queue", n, migrations.Version())
 	}
-	if _, err := repo.Migrate(t.Context(), url); err != nil {
+	taken, err := repo.Migrate(t.Context(), url)
+	if err != nil {
 		t.Fatalf("migrate: %v", err)
 	}
-	if n := pending(); n != 0 {
+	after, n := status()
+	if n != 0 {
 		t.Errorf("%d steps to do after migrate", n)
+	}
+	if diff := cmp.Diff(before, after); diff != "" {
+		t.Errorf("steps before migrate -, after +:\n%s", diff)
+	}
+	if len(taken) != len(after) {
+		t.Errorf("%d steps were taken, and %d are known", len(taken), len(after))
 	}
 }
 
