@@ -38,7 +38,7 @@ Exit code 0 without a failure, 1 with one, 2 with one in the configuration.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, cancel := context.WithTimeout(cmd.Context(), diagnosisTimeout)
 			defer cancel()
-			dev, err := orDev(cmd.ErrOrStderr())
+			dev, err := orDev(cmd.Context(), cmd.ErrOrStderr())
 			if err != nil {
 				return err
 			}

@@ -23,7 +23,13 @@ const (
 	waitsLong      = 15 * time.Minute // more than a fetch takes while all is well
 )
 
-const checkURL = "check WEBHOOKD_DATABASE_URL, and that the server takes connections from here"
+// reach is what to do where there is no way to the database.
+func reach() string {
+	if !namesDatabase() {
+		return "start 'webhookd dev' in this folder, or set WEBHOOKD_DATABASE_URL"
+	}
+	return "check WEBHOOKD_DATABASE_URL, and that the server takes connections from here"
+}
 
 func diagnoseDatabase(ctx context.Context, cfg *Config, now func() time.Time) (f databaseFindings) {
 	if cfg.DatabaseURL == "" {
@@ -32,14 +38,14 @@ func diagnoseDatabase(ctx context.Context, cfg *Config, now func() time.Time) (f
 	}
 	store, err := repo.Open(ctx, repo.Options{URL: string(cfg.DatabaseURL), Committers: cfg.Committers})
 	if err != nil {
-		f.server.failf("database", checkURL, "%s", reason("the database", err))
+		f.server.failf("database", reach(), "%s", reason("the database", err))
 		f.secrets = configuredSecrets(cfg.Secrets)
 		return f
 	}
 	defer store.Close()
 	server, err := store.Inspect(ctx, now)
 	if err != nil {
-		f.server.failf("database", checkURL+"; the rest of the database is not looked at until then", "%s", reason("the database", err))
+		f.server.failf("database", reach()+"; the rest of the database is not looked at until then", "%s", reason("the database", err))
 		f.secrets = configuredSecrets(cfg.Secrets)
 		return f
 	}
@@ -143,7 +149,7 @@ func (f *findings) rights(missing []string, err error) {
 	const check = "table rights"
 	switch {
 	case err != nil:
-		f.failf(check, checkURL, "%s", reason("the database", err))
+		f.failf(check, reach(), "%s", reason("the database", err))
 	case len(missing) > 0:
 		f.failf(check, "run deploy/sql/roles.sql again, as after each migrate up, and make the user a member of webhookd_writer", "missing: %s", some(missing, 6))
 	default:

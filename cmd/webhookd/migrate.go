@@ -51,7 +51,7 @@ owner.`,
 			Example: "  webhookd migrate status",
 			Args:    cobra.NoArgs,
 			RunE: func(cmd *cobra.Command, _ []string) error {
-				cfg, err := loadOrDev(cmd.ErrOrStderr(), needMigrateDatabase)
+				cfg, err := loadOrDev(cmd, needMigrateDatabase)
 				if err != nil {
 					return err
 				}

@@ -30,7 +30,7 @@ that is.`,
 	}
 	cmd.Flags().BoolVar(&dry, "dry-run", false, "only count what there is to take away")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		cfg, err := loadOrDev(cmd.ErrOrStderr(), needDatabase)
+		cfg, err := loadOrDev(cmd, needDatabase)
 		if err != nil {
 			return err
 		}

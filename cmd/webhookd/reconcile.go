@@ -57,7 +57,7 @@ be shown.`,
 			}
 			q.Since = time.Now().Add(-d)
 		}
-		cfg, err := loadOrDev(cmd.ErrOrStderr(), needDatabase)
+		cfg, err := loadOrDev(cmd, needDatabase)
 		if err != nil {
 			return err
 		}

@@ -44,7 +44,7 @@ It does not redact at Stripe: do that in the Dashboard or by the API.`,
 					return usagef("%q is no session id (vs_…): for a client reference use --client-reference", id)
 				}
 			}
-			cfg, err := loadOrDev(cmd.ErrOrStderr(), needDatabase)
+			cfg, err := loadOrDev(cmd, needDatabase)
 			if err != nil {
 				return err
 			}

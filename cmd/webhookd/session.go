@@ -69,7 +69,7 @@ is recorded in the table pii_reads first. What cannot be recorded is not shown.`
 
 // withStore lends the database that is configured, or that of dev.
 func withStore(cmd *cobra.Command, do func(*repo.Store) error) error {
-	cfg, err := loadOrDev(cmd.ErrOrStderr(), needDatabase)
+	cfg, err := loadOrDev(cmd, needDatabase)
 	if err != nil {
 		return err
 	}

@@ -9,10 +9,13 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
 	"time"
+
+	"github.com/spf13/cobra"
 
 	"webhookd/internal/scenario"
 	"webhookd/internal/signature"
@@ -82,7 +85,7 @@ func (t *target) complete() error {
 // orDev is an edit for the commands of operators: where no variable names a
 // database, that of dev in this folder is meant, and said to be, and its secret
 // where none is configured. Beside a demo the Stripe that it plays is lent too.
-func orDev(stderr io.Writer) (func(*environment), error) {
+func orDev(ctx context.Context, stderr io.Writer) (func(*environment), error) {
 	var dev target
 	var err error
 	if !namesDatabase() {
@@ -94,16 +97,34 @@ func orDev(stderr io.Writer) (func(*environment), error) {
 	case dev.DatabaseURL == "":
 		return func(*environment) {}, nil
 	}
-	played := ""
-	if dev.StripeBase != "" {
-		played = ", whose demo plays Stripe"
+	how := ""
+	switch {
+	case !dev.databaseListens(ctx):
+		how = ", which does not answer (is 'webhookd dev' running?)"
+	case dev.StripeBase != "":
+		how = ", whose demo plays Stripe"
 	}
-	fmt.Fprintln(stderr, "webhookd: using the database of 'webhookd dev' in this folder"+played)
+	fmt.Fprintf(stderr, "webhookd: using the database of 'webhookd dev' in this folder%s\n", how)
 	return func(e *environment) {
 		e.DatabaseURL.force(dev.DatabaseURL)
 		dev.lendSecret(e)
 		dev.lendStripe(e)
 	}, nil
+}
+
+// databaseListens tells whether somebody takes connections where dev had its
+// database; where that is does not count if it cannot be read.
+func (t *target) databaseListens(ctx context.Context) bool {
+	u, err := url.Parse(t.DatabaseURL)
+	if err != nil || u.Host == "" {
+		return true
+	}
+	conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "tcp", u.Host)
+	if err != nil {
+		return false
+	}
+	_ = conn.Close() // there was nothing to say
+	return true
 }
 
 // lendSecret is for commands that need one, where none is configured.
@@ -123,8 +144,8 @@ func (t *target) lendStripe(e *environment) {
 }
 
 // loadOrDev is LoadConfig for the commands of operators.
-func loadOrDev(stderr io.Writer, need needs) (*Config, error) {
-	dev, err := orDev(stderr)
+func loadOrDev(cmd *cobra.Command, need needs) (*Config, error) {
+	dev, err := orDev(cmd.Context(), cmd.ErrOrStderr())
 	if err != nil {
 		return nil, err
 	}

@@ -127,6 +127,27 @@ func TestWhatDeploysDoesNotTakeTheDatabaseOfDev(t *testing.T) {
 	}
 }
 
+func TestADevThatDoesNotRunIsToldWhereItsDatabaseCounts(t *testing.T) {
+	t.Parallel()
+	d := besideDev(t)
+	writeFile(t, filepath.Join(d.dir, devFile), `{"database_url": "postgres://postgres@127.0.0.1:9/webhookd?sslmode=disable"}`)
+	want := strings.TrimSpace(usingDev) + ", which does not answer (is 'webhookd dev' running?)\n"
+	for _, args := range [][]string{{"session", "vs_1"}, {"quarantine", "list"}, {"prune"}, {"migrate", "status"}, {"redact", "vs_1"}} {
+		p := launch(t, d.dir, nil, args...).exits(exitFailed)
+		if log := p.log.String(); !strings.HasPrefix(log, want) || !strings.HasSuffix(log, "no connection to the database: refused\n") {
+			t.Errorf("%q: %s", args, log)
+		}
+	}
+	p := launch(t, d.dir, env{"WEBHOOKD_STRIPE_WEBHOOK_SECRETS": whsec}, "doctor").exits(exitFailed)
+	if !strings.HasPrefix(p.log.String(), want) || !strings.Contains(p.stdout.String(), "→ start 'webhookd dev' in this folder") {
+		t.Errorf("doctor: %s%s", p.stdout, p.log)
+	}
+	own := launch(t, d.dir, env{"WEBHOOKD_DATABASE_URL": "postgres://postgres@127.0.0.1:9/webhookd?sslmode=disable", "WEBHOOKD_STRIPE_WEBHOOK_SECRETS": whsec}, "doctor").exits(exitFailed)
+	if strings.Contains(own.log.String()+own.stdout.String(), "webhookd dev") || !strings.Contains(own.stdout.String(), "→ check WEBHOOKD_DATABASE_URL") {
+		t.Errorf("doctor: %s%s", own.stdout, own.log)
+	}
+}
+
 func TestAFileOfDevThatCannotBeReadIsToldWhereItCounts(t *testing.T) {
 	t.Parallel()
 	d := besideDev(t)
