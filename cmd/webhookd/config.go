@@ -37,7 +37,7 @@ type Config struct {
 
 	SignatureTolerance time.Duration // at least 1s: ages are whole seconds
 	MaxBodyBytes       int64
-	DeliveryTimeout    time.Duration // at least 1s
+	DeliveryTimeout    time.Duration // at least 10ms
 
 	Livemode      Livemode
 	OutputFields  OutputFields
@@ -48,7 +48,7 @@ type Config struct {
 	RetainOutputs    Retention
 	RetainHistory    Retention
 
-	ReconcileEvery time.Duration // at least 1m, or 0: off
+	ReconcileEvery time.Duration // at least 1s, or 0: off
 	Notify         bool
 
 	Committers  int
@@ -142,7 +142,7 @@ type environment struct {
 	PublicURL                value `split_words:"true" absent:"none" desc:"lets doctor compare the endpoint’s URL"`
 	SignatureTolerance       value `split_words:"true" default:"5m" desc:"how far a signature’s time may be from now, both ways; at least 1s"`
 	MaxBodyBytes             value `split_words:"true" default:"1MiB" desc:"the longest body: bytes, or with 'KiB' or 'MiB'"`
-	DeliveryTimeout          value `split_words:"true" default:"10s" desc:"a delivery that is not committed by then is answered 503; at least 1s"`
+	DeliveryTimeout          value `split_words:"true" default:"10s" desc:"a delivery that is not committed by then is answered 503; at least 10ms"`
 	Livemode                 value `split_words:"true" default:"any" desc:"'any', 'live' or 'test': events of the other mode are ignored and counted"`
 	OutputFields             value `split_words:"true" default:"all" desc:"which outputs are asked for and stored: 'all', 'none', or a list of 'first_name', 'last_name', 'dob', 'address', 'id_number', 'id_number_type', 'email', 'phone', 'sex', 'unparsed_place_of_birth', 'unparsed_sex'"`
 	OutputsWindow            value `split_words:"true" default:"48h" desc:"how long sensitive fields stay readable; '0' for IP-restricted keys"`
@@ -150,11 +150,11 @@ type environment struct {
 	RetainQuarantine         value `split_words:"true" default:"90d" desc:"quarantined events, from 'received_at'; ids at least 31 days"`
 	RetainOutputs            value `split_words:"true" default:"forever" desc:"verified outputs and provided details, from 'fetched_at'"`
 	RetainHistory            value `split_words:"true" default:"forever" desc:"transitions, answers and event ids, at least 31 days; what the present state follows from, sessions and tombstones stay"`
-	ReconcileEvery           value `split_words:"true" default:"1h" desc:"how often to compare with Stripe’s API, at least 1m; '0': off"`
+	ReconcileEvery           value `split_words:"true" default:"1h" desc:"how often to compare with Stripe’s API, at least 1s; '0': off"`
 	Notify                   value `split_words:"true" default:"true" desc:"'NOTIFY stripe_identity' with each commit that adds transitions"`
 	Committers               value `split_words:"true" default:"2" desc:"batches committed at the same time, 1 to 16"`
 	BatchMax                 value `split_words:"true" default:"256" desc:"events in a batch, 1 to 1024"`
-	QueueLength              value `split_words:"true" default:"4096" desc:"deliveries that may wait for a batch, 1 to 65536; beyond that 503"`
+	QueueLength              value `split_words:"true" default:"4096" desc:"deliveries that may wait for a batch, or for a session that somebody holds, 1 to 65536; beyond that 503"`
 	DrainDelay               value `split_words:"true" default:"5s" desc:"how long deliveries are still taken after SIGTERM"`
 	ShutdownTimeout          value `split_words:"true" default:"20s" desc:"from the end of 'DRAIN_DELAY': how long to wait for what was taken"`
 	LogLevel                 value `split_words:"true" default:"info" desc:"'debug', 'info', 'warn' or 'error'"`
@@ -209,9 +209,9 @@ func LoadConfig(need needs, edits ...func(*environment)) (*Config, error) {
 		AdminAddr:          required(&l, env.AdminAddr, parseAddr),
 		WebhookPath:        required(&l, env.WebhookPath, parsePath),
 		PublicURL:          optional(&l, env.PublicURL, parseHTTPURL),
-		SignatureTolerance: required(&l, env.SignatureTolerance, parseSeconds),
+		SignatureTolerance: required(&l, env.SignatureTolerance, parseTolerance),
 		MaxBodyBytes:       required(&l, env.MaxBodyBytes, parseSize),
-		DeliveryTimeout:    required(&l, env.DeliveryTimeout, parseSeconds),
+		DeliveryTimeout:    required(&l, env.DeliveryTimeout, parseAtLeast(10*time.Millisecond)),
 		Livemode:           Livemode(required(&l, env.Livemode, oneOf("any", "live", "test"))),
 		OutputFields:       required(&l, env.OutputFields, parseOutputFields),
 		OutputsWindow:      required(&l, env.OutputsWindow, parseNotNegative),
@@ -422,19 +422,23 @@ func parseNotNegative(text string) (time.Duration, error) {
 	return d, err
 }
 
-func parseSeconds(text string) (time.Duration, error) {
-	d, err := parseDuration(text)
-	if err == nil && d < time.Second {
-		return 0, fmt.Errorf("is %q: want at least 1s", text)
+func parseAtLeast(least time.Duration) func(string) (time.Duration, error) {
+	return func(text string) (time.Duration, error) {
+		d, err := parseDuration(text)
+		if err == nil && d < least {
+			return 0, fmt.Errorf("is %q: want at least %v", text, least)
+		}
+		return d, err
 	}
-	return d, err
 }
+
+var parseTolerance = parseAtLeast(time.Second) // ages are whole seconds
 
 // parseInterval is of what asks Stripe each time.
 func parseInterval(text string) (time.Duration, error) {
 	d, err := parseDuration(text)
-	if err == nil && d != 0 && d < time.Minute {
-		return 0, fmt.Errorf("is %q: want 0, or at least 1m", text)
+	if err == nil && d != 0 && d < time.Second {
+		return 0, fmt.Errorf("is %q: want 0, or at least 1s", text)
 	}
 	return d, err
 }

@@ -58,7 +58,7 @@ Exit code 0 if accepted, 1 if refused, 2 for wrong usage.`,
 			return err
 		}
 		if f.Changed("tolerance") {
-			if v.tolerance, err = parseSeconds(tolerance); err != nil {
+			if v.tolerance, err = parseTolerance(tolerance); err != nil {
 				return usagef("--tolerance %w", err)
 			}
 		}
