@@ -68,9 +68,7 @@ func (t *target) complete() error {
 		case err != nil:
 			return usagef("%w", err)
 		}
-		if t.URL == "" {
-			t.URL, t.DatabaseURL = dev.URL, dev.DatabaseURL
-		}
+		t.URL = cmp.Or(t.URL, dev.URL)
 		t.Secret = cmp.Or(t.Secret, dev.Secret)
 	}
 	if _, err := parseHTTPURL(t.URL); err != nil {
@@ -150,19 +148,6 @@ func loadOrDev(cmd *cobra.Command, need needs) (*Config, error) {
 		return nil, err
 	}
 	return LoadConfig(need, dev)
-}
-
-// database is the database behind the endpoint as a word to a shell, a
-// variable if it is not known or has a password in it.
-func (t *target) database() string {
-	u, err := url.Parse(t.DatabaseURL)
-	if err != nil || t.DatabaseURL == "" {
-		return `"$DATABASE_URL"`
-	}
-	if _, secret := u.User.Password(); secret {
-		return `"$DATABASE_URL"`
-	}
-	return quoted(t.DatabaseURL)
 }
 
 // deliver is one attempt, like Stripe's: redirects are answers.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -240,9 +241,6 @@ The stories: ` + strings.Join(scenario.Stories(), ", ") + `.`,
 	return cmd
 }
 
-// timeline is the beginning of a query that shows what became of sessions.
-const timeline = "SELECT occurred_at, status, previous_status, seconds_in_previous_status AS seconds FROM stripe_identity.verification_timeline"
-
 // wrapped lists words in lines for a terminal.
 func wrapped(words []string) string {
 	var b strings.Builder
@@ -345,10 +343,27 @@ func (t *triggering) send(ctx context.Context, all []scenario.Event) error {
 		return fmt.Errorf("%d of %d deliveries were not taken", refused, len(all))
 	}
 	if !t.print && !t.asJSON {
-		fmt.Fprintf(t.err, "\nWhat was made of it:\n  psql %s -c \"%s WHERE session_id = '%s' ORDER BY occurred_at\"\n",
-			t.target.database(), timeline, all[0].SessionID)
+		t.hint(all)
 	}
 	return nil
+}
+
+// hint says how to see what was made of the sessions; a few will do, their ids stand in the lines above.
+func (t *triggering) hint(all []scenario.Event) {
+	const most = 3
+	var sessions []string
+	for _, e := range all {
+		if !slices.Contains(sessions, e.SessionID) {
+			sessions = append(sessions, e.SessionID)
+		}
+	}
+	fmt.Fprint(t.err, "\nWhat was made of it:\n")
+	for _, id := range sessions[:min(most, len(sessions))] {
+		fmt.Fprintf(t.err, "  %s session %s\n", os.Args[0], id)
+	}
+	if more := len(sessions) - most; more > 0 {
+		fmt.Fprintf(t.err, "  and %d more\n", more)
+	}
 }
 
 func (t *triggering) show(e scenario.Event, header string) (err error) {

@@ -246,7 +246,7 @@ func TestTriggerPrintsALineForEachDelivery(t *testing.T) {
 			t.Errorf("%q: %s", line, diff)
 		}
 	}
-	if !strings.Contains(stderr, "WHERE session_id = '"+ep.events[0].SessionID+"'") {
+	if !strings.Contains(stderr, " session "+ep.events[0].SessionID+"\n") {
 		t.Errorf("no hint where to look: %q", stderr)
 	}
 
@@ -345,24 +345,40 @@ func TestTriggerFindsDev(t *testing.T) { // not parallel: it looks in the workin
 	if err := os.Mkdir(".webhookd", 0o700); err != nil {
 		t.Fatal(err)
 	}
-	writeFile(t, devFile, fmt.Sprintf(`{"url":%q,"secret":%q,"database_url":"postgres:///dev?host=/tmp","metrics_url":"http://127.0.0.1:9090/metrics"}`, ep.URL, triggerSecret))
+	writeFile(t, devFile, fmt.Sprintf(`{"url":%q,"secret":%q,"metrics_url":"http://127.0.0.1:9090/metrics"}`, ep.URL, triggerSecret))
 	_, stderr := webhookd(t, exitDone, "trigger", "verified")
-	if len(ep.events) != 1 || !strings.Contains(stderr, "psql 'postgres:///dev?host=/tmp'") {
+	if len(ep.events) != 1 || !strings.HasSuffix(stderr, " session "+ep.events[0].SessionID+"\n") {
 		t.Errorf("%d deliveries\n%s", len(ep.events), stderr)
 	}
 }
 
-func TestTriggerShowsNoPassword(t *testing.T) {
+func TestTriggerNamesEachSessionToLookAt(t *testing.T) {
 	t.Parallel()
-	for name, tt := range map[string]struct{ url, want string }{
-		"an unknown database":           {"", `"$DATABASE_URL"`},
-		"a database with a password":    {"postgres://u:p@h/db", `"$DATABASE_URL"`},
-		"a database without a password": {"postgres://u@h/it's", `'postgres://u@h/it'\''s'`},
+	for args, want := range map[string]struct{ named, more int }{
+		"created verified --twin --duplicates 1":     {1, 0},
+		"story --count 2":                            {2, 0},
+		"verified --count 3 --shuffle":               {3, 0},
+		"requires_input --code all":                  {3, len(events.Codes()) - 3},
+		"verified --count 4 --seed 1 --duplicates 1": {3, 1},
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(args, func(t *testing.T) {
 			t.Parallel()
-			if got := (&target{DatabaseURL: tt.url}).database(); got != tt.want {
-				t.Errorf("%s, want %s", got, tt.want)
+			ep := newEndpoint(t, applied)
+			_, stderr := webhookd(t, exitDone, append(append([]string{"trigger"}, strings.Fields(args)...), "--url", ep.URL, "--secret", triggerSecret)...)
+			var sent, named []string
+			for _, e := range ep.events {
+				if !slices.Contains(sent, e.SessionID) {
+					sent = append(sent, e.SessionID)
+				}
+			}
+			for line := range strings.Lines(stderr) {
+				if _, id, is := strings.Cut(strings.TrimSpace(line), " session "); is {
+					named = append(named, id)
+				}
+			}
+			diff(t, sent[:want.named], named)
+			if more := fmt.Sprintf("and %d more", want.more); strings.Contains(stderr, "more") != (want.more > 0) || want.more > 0 && !strings.Contains(stderr, more) {
+				t.Errorf("%s\nwant %s", stderr, more)
 			}
 		})
 	}
