@@ -12,9 +12,11 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"webhookd/internal/pgdev/pgtest"
 	"webhookd/internal/repo"
@@ -122,6 +124,11 @@ func TestEveryCommandExplainsItself(t *testing.T) {
 					t.Errorf("example is not indented: %q", line)
 				}
 			}
+			cmd.Flags().VisitAll(func(f *pflag.Flag) {
+				if value, _ := pflag.UnquoteUsage(f); len(value) != utf8.RuneCountInString(value) {
+					t.Errorf("--%s %s: pflag counts bytes, and its line is shifted", f.Name, value)
+				}
+			})
 			var stdout, stderr bytes.Buffer
 			code := run(t.Context(), append(path[1:], "--help"), &stdout, &stderr)
 			if code != exitDone || stderr.Len() > 0 || !strings.Contains(stdout.String(), "Examples:") {
