@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/user"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -138,8 +139,8 @@ func writeSession(w io.Writer, id string, v *repo.SessionView) error {
 	var b bytes.Buffer
 	head := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(head, "session\t%s\n", cell(id, 80))
-	if s := v.State; s != nil {
-		for _, line := range stateLines(s) {
+	if v.State != nil {
+		for _, line := range stateLines(v.State, v.Timeline) {
 			if line[1] != "" {
 				fmt.Fprintf(head, "%s\t%s\n", line[0], line[1])
 			}
@@ -175,7 +176,7 @@ func writeSession(w io.Writer, id string, v *repo.SessionView) error {
 }
 
 // stateLines are what a person wants to know first. Empty ones are left out.
-func stateLines(s *repo.SessionRow) [][2]string {
+func stateLines(s *repo.SessionRow, steps []repo.SessionStep) [][2]string {
 	status := text(s.Status)
 	switch {
 	case status == "" && s.RedactionStatus != nil && s.LastEventID == nil:
@@ -198,6 +199,10 @@ func stateLines(s *repo.SessionRow) [][2]string {
 		outputs = "none wanted; Stripe's API answered last at " + stamp(*s.FetchedUntil)
 	}
 	redaction := cell(text(s.RedactionStatus), 40)
+	told := func(t repo.SessionStep) bool { return t.RedactionStatus != nil }
+	if redaction != "" && !slices.ContainsFunc(steps, told) {
+		redaction += " here; Stripe has told of no redaction"
+	}
 	if s.Hidden {
 		redaction = cmp.Or(redaction, "one that was not understood") + " (hidden from the views until webhookd redact)"
 	}

@@ -162,6 +162,23 @@ func TestSessionSaysWhatIsOpenAboutIt(t *testing.T) {
 	}
 }
 
+func TestSessionSaysWhereItWasRedacted(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	source := scenario.New(1)
+	ours, theirs := source.Session(scenario.SessionOptions{ID: "vs_1"}), source.Session(scenario.SessionOptions{ID: "vs_2"})
+	d.take(events.Applied, ours.Created(noon(0)).Body, theirs.Created(noon(0)).Body, theirs.Redacted(noon(10)).Body)
+	d.runs(exitDone, "redact", "vs_1", "vs_2")
+	for id, want := range map[string]string{
+		"vs_1": "redaction   redacted here; Stripe has told of no redaction\n",
+		"vs_2": "redaction   redacted\n",
+	} {
+		if out, _ := d.runs(exitDone, "session", id); !strings.Contains(out, want) {
+			t.Errorf("%q is not in\n%s", want, out)
+		}
+	}
+}
+
 func first(stdout, _ string) string { return stdout }
 
 func TestWhatIsPersonalIsShownOnlyWhenAskedAndRecorded(t *testing.T) {
