@@ -64,6 +64,10 @@ bench: postgres ## Measure against a hand-written service (docs/performance.md);
 torture: postgres ## Break it on purpose under a million deliveries (docs/reliability.md)
 	@go run ./torture
 
+.PHONY: test-stripe
+test-stripe: postgres ## Sign and verify with Stripe's own library for Node (needs npm and the network)
+	@scripts/verify-with-stripe-node.sh
+
 .PHONY: test-pgbouncer
 test-pgbouncer: postgres ## The service and its jobs behind a real PgBouncer
 	@scripts/test-pgbouncer
