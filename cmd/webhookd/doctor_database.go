@@ -36,7 +36,8 @@ func diagnoseDatabase(ctx context.Context, cfg *Config, now func() time.Time) (f
 		f.secrets = configuredSecrets(cfg.Secrets)
 		return f // a fault of the configuration, and told there
 	}
-	store, err := repo.Open(ctx, repo.Options{URL: string(cfg.DatabaseURL), Committers: cfg.Committers})
+	keyed := func(live bool) bool { _, ok := cfg.apiKey(live); return ok }
+	store, err := repo.Open(ctx, repo.Options{URL: string(cfg.DatabaseURL), Committers: cfg.Committers, Asks: keyed})
 	if err != nil {
 		f.server.failf("database", reach(), "%s", reason("the database", err))
 		f.secrets = configuredSecrets(cfg.Secrets)
@@ -214,6 +215,8 @@ func backlogFindings(b repo.Backlog, cfg *Config, now time.Time) (f findings) {
 	f.waiting("refresh", ask, "session", b.Refresh, now)
 	f.waiting("thin events", ask, "event", b.Thin, now)
 	switch w := cfg.OutputsWindow; {
+	case len(cfg.APIKeys) == 0:
+		f.okf("outputs", "off: there is no key")
 	case b.Outputs.Count > 0 && w > 0 && since(b.Outputs) > w:
 		f.failf("outputs", ask+"; only an IP-restricted key still reads the sensitive fields (WEBHOOKD_OUTPUTS_WINDOW=0)",
 			"%s, the first %s ago: over WEBHOOKD_OUTPUTS_WINDOW", waitFor(b.Outputs.Count, "session"), roughly(since(b.Outputs)))

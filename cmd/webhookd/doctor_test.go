@@ -308,6 +308,16 @@ func TestDoctor(t *testing.T) {
 			{"live key", isWarning, "none: outputs, refresh, reconcile and these checks are off for live mode", "docs/stripe-api-key.md"},
 			{"reconcile", isOK, "off: there is no key", ""},
 		}},
+		"there is no key, and somebody was verified": {func(p *patient) {
+			p.set(func(e *environment) { unset(&e.StripeAPIKeys) })
+			p.sql(`INSERT INTO stripe_identity.verification_sessions (id, livemode, outputs_wanted_since) VALUES ('vs_1', true, now() - interval '50 hours')`)
+		}, []expectation{
+			{"live key", isWarning, "none: outputs, refresh, reconcile and these checks are off for live mode", "docs/stripe-api-key.md"},
+			{"outputs", isOK, "off: there is no key", ""},
+		}},
+		"somebody was verified in a mode without a key": {func(p *patient) {
+			p.sql(`INSERT INTO stripe_identity.verification_sessions (id, livemode, outputs_wanted_since) VALUES ('vs_1', false, now() - interval '50 hours')`)
+		}, []expectation{{"outputs", isOK, "none wait", ""}}},
 		"there is a key for one mode of two": {func(p *patient) {
 			p.set(func(e *environment) { e.Livemode.force("any") })
 		}, []expectation{
@@ -488,14 +498,14 @@ func TestDoctor(t *testing.T) {
 			{"outputs", isWarning, "1 session waits, the first for 3 hours", "a key for the mode"},
 		}},
 		"outputs wait until the window is nearly over": {func(p *patient) {
-			p.sql(`INSERT INTO stripe_identity.verification_sessions (id, outputs_wanted_since) VALUES ('vs_1', now() - interval '30 hours 1 minute')`)
+			p.sql(`INSERT INTO stripe_identity.verification_sessions (id, livemode, outputs_wanted_since) VALUES ('vs_1', true, now() - interval '30 hours 1 minute')`)
 		}, []expectation{{"outputs", isWarning, "1 session waits, the first 30 hours ago", "readable for 17 hours more"}}},
 		"outputs have waited for too long": {func(p *patient) {
-			p.sql(`INSERT INTO stripe_identity.verification_sessions (id, outputs_wanted_since) VALUES ('vs_1', now() - interval '50 hours 1 minute')`)
+			p.sql(`INSERT INTO stripe_identity.verification_sessions (id, livemode, outputs_wanted_since) VALUES ('vs_1', true, now() - interval '50 hours 1 minute')`)
 		}, []expectation{{"outputs", isFailure, "1 session waits, the first 2 days ago: over WEBHOOKD_OUTPUTS_WINDOW", "IP-restricted"}}},
 		"outputs have waited for long with a key that always may": {func(p *patient) {
 			p.set(func(e *environment) { e.OutputsWindow.force("0") })
-			p.sql(`INSERT INTO stripe_identity.verification_sessions (id, outputs_wanted_since) VALUES ('vs_1', now() - interval '50 hours 1 minute')`)
+			p.sql(`INSERT INTO stripe_identity.verification_sessions (id, livemode, outputs_wanted_since) VALUES ('vs_1', true, now() - interval '50 hours 1 minute')`)
 		}, []expectation{{"outputs", isWarning, "1 session waits, the first for 2 days", "a key for the mode"}}},
 		"reconcile has stopped": {func(p *patient) {
 			p.sql(`UPDATE stripe_identity.reconcile_runs SET finished_at = now() - interval '4 hours 1 minute'`)
@@ -597,7 +607,7 @@ func (p *patient) login(user string) {
 func waits(ago string) string {
 	return strings.ReplaceAll(`
 INSERT INTO stripe_identity.verification_sessions (id, needs_refresh, updated_at) VALUES ('vs_1', true, now() - interval 'AGO 1 second');
-INSERT INTO stripe_identity.verification_sessions (id, outputs_wanted_since) VALUES ('vs_2', now() - interval 'AGO 1 second');
+INSERT INTO stripe_identity.verification_sessions (id, livemode, outputs_wanted_since) VALUES ('vs_2', true, now() - interval 'AGO 1 second');
 INSERT INTO stripe_identity.events (event_id, type, session_id, created_at, received_at, source)
 VALUES ('evt_1', 'v1.identity.verification_session.created', 'vs_1', now(), now() - interval 'AGO 1 second', 'webhook')`, "AGO", ago)
 }

@@ -114,11 +114,12 @@ SELECT (SELECT count(*) FROM stripe_identity.quarantined_events WHERE resolved_a
        (SELECT coalesce(date_part('epoch', max(finished_at)), 0) FROM stripe_identity.reconcile_runs WHERE result = 'ok'),
        outputs.pending, outputs.oldest
 FROM (
-    SELECT count(*) AS pending, coalesce(date_part('epoch', now() - min(outputs_wanted_since)), 0) AS oldest
+    SELECT count(*) AS pending,
+           coalesce(date_part('epoch', now() - min(outputs_wanted_since) FILTER (WHERE livemode = ANY ($1) OR $1 = '{}')), 0) AS oldest
     FROM stripe_identity.verification_sessions s
     WHERE outputs_wanted_since IS NOT NULL
       AND NOT EXISTS (SELECT FROM stripe_identity.wishes WHERE session_id = s.id AND due_at = 'infinity') -- given up
-) outputs`).
+) outputs`, s.asked()).
 		Scan(&quarantined, &refresh, &thin, &reconciled, &complete, &outputs, &oldest)
 	if err != nil {
 		return plain("count", err)

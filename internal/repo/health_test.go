@@ -119,3 +119,14 @@ GRANT SELECT ON ALL TABLES IN SCHEMA stripe_identity TO test_health_reader`)
 	}
 	w.expect(t, map[string]float64{"webhookd_database_up": 1, "webhookd_schema_version": float64(migrations.Version())})
 }
+
+// Nobody fetches them, so an alert that they are late would never end.
+func TestOutputsOfAModeWithoutAKeyAreNotWaitedFor(t *testing.T) {
+	t.Parallel()
+	url := pgtest.Database(t)
+	execute(t, url, `
+INSERT INTO stripe_identity.verification_sessions (id, livemode, outputs_wanted_since) VALUES
+    ('vs_live', true, now() + interval '1 hour'), ('vs_test', false, now() - interval '10 days'), ('vs_unknown', null, now() - interval '10 days')`)
+	w := watch(t, url, func(o *repo.Options) { o.Asks = func(live bool) bool { return live } })
+	w.expect(t, map[string]float64{"webhookd_outputs_pending": 3, "webhookd_outputs_oldest_pending_seconds": 0})
+}

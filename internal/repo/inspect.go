@@ -164,7 +164,7 @@ type Waiting struct {
 type Backlog struct {
 	Quarantined Waiting // events, since they were received
 	Refresh     Waiting // sessions, since they were last written
-	Outputs     Waiting // sessions, since their outputs are wanted
+	Outputs     Waiting // sessions of modes that have a key, since their outputs are wanted
 	Thin        Waiting // events, since they were received
 
 	Reconciled time.Time // end of the last complete run; zero if there was none
@@ -184,9 +184,9 @@ FROM (SELECT count(*) AS n, min(received_at) AS since
      (SELECT count(*) AS n, min(updated_at) AS since
       FROM stripe_identity.verification_sessions WHERE needs_refresh) r,
      (SELECT count(*) AS n, min(outputs_wanted_since) AS since
-      FROM stripe_identity.verification_sessions WHERE outputs_wanted_since IS NOT NULL) o,
+      FROM stripe_identity.verification_sessions WHERE outputs_wanted_since IS NOT NULL AND livemode = ANY ($1)) o,
      (SELECT count(*) AS n, min(received_at) AS since
-      FROM stripe_identity.events WHERE type LIKE 'v1.%' AND resolved_at IS NULL) t`, pgx.QueryExecModeExec).
+      FROM stripe_identity.events WHERE type LIKE 'v1.%' AND resolved_at IS NULL) t`, pgx.QueryExecModeExec, s.asked()).
 		Scan(&b.Quarantined.Count, (*moment)(&b.Quarantined.Since), &b.Refresh.Count, (*moment)(&b.Refresh.Since),
 			&b.Outputs.Count, (*moment)(&b.Outputs.Since), &b.Thin.Count, (*moment)(&b.Thin.Since),
 			(*moment)(&b.Reconciled), &b.LastRun)

@@ -48,7 +48,7 @@ func newMetrics(reg prometheus.Registerer, pools []*pgxpool.Pool, waiting func()
 		quarantined:    gauge("webhookd_quarantined_events", "Events in quarantine that are not resolved; the same from every replica."),
 		needRefresh:    gauge("webhookd_sessions_needing_refresh", "Sessions whose state the events leave open; the same from every replica."),
 		outputsPending: gauge("webhookd_outputs_pending", "Verified sessions whose outputs were not fetched yet; the same from every replica."),
-		outputsOldest:  gauge("webhookd_outputs_oldest_pending_seconds", "Since when the one that waits the longest is verified; 0 if none waits."),
+		outputsOldest:  gauge("webhookd_outputs_oldest_pending_seconds", "Since when the one that waits the longest is verified, of modes with a key if there is any; 0 if none waits."),
 		lastComplete:   gauge("webhookd_reconcile_last_complete_timestamp_seconds", "When the last complete comparison with Stripe's API ended, unix; 0 for never; the same from every replica."),
 		reconciled:     gauge("webhookd_reconciled_events", "Events that reconcile brought in the last 24 hours; the same from every replica."),
 		thinPending:    gauge("webhookd_thin_events_pending", "Thin events whose content is not known yet; the same from every replica."),

@@ -3,6 +3,7 @@ package repo
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -211,6 +212,11 @@ func (s *Store) wishes(standing *events.Standing, before wanted) bool {
 // asks reports whether there is a key for a mode.
 func (s *Store) asks(m events.Mode) bool {
 	return s.opt.Asks != nil && m != events.ModeUnknown && s.opt.Asks(m == events.ModeLive)
+}
+
+// asked are the modes for which there is a key.
+func (s *Store) asked() []bool {
+	return slices.DeleteFunc([]bool{false, true}, func(live bool) bool { return s.opt.Asks == nil || !s.opt.Asks(live) })
 }
 
 // sqlWish makes new wishes of sessions known.
