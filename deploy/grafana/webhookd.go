@@ -260,7 +260,7 @@ func (d *dashboard) completeness(from source) {
 		number(from, "Reading Stripe's API", "none", "Whether there is a key for each mode. Without one, verified data, refresh and reconcile are off for it.\n\n`webhookd doctor`").
 			query(q(`max by (livemode) (webhookd_outputs_enabled{LIVE})`), "livemode {{livemode}}").
 			say(map[string]result{"0": {"off", gray, 0}, "1": {"on", green, 1}}).limits(green).runbook("Data are late", "alerts/WebhookdOutputsLate.md#mitigation").wide(4),
-		number(from, "Last comparison with Stripe", "s", "Time since reconcile last completed.\n\n`webhookd reconcile --since 6h --dry-run`").
+		number(from, "Last comparison with Stripe", "s", "Time since reconcile last completed. No data: never.\n\n`webhookd reconcile --since 6h --dry-run`").
 			query(q(`time() - (max(webhookd_reconcile_last_complete_timestamp_seconds{SEL}) > 0)`), "ago").
 			limits(green, 6*hour, orange).runbook("Reconcile is stale", "alerts/WebhookdReconcileStale.md#mitigation").wide(4),
 		graph(from, "Recovered by reconcile, within a day", "short", "Rows of the last 24 hours that no delivery had brought. Above zero: deliveries are being lost.\n\n`webhookd reconcile --since 24h --dry-run`").
