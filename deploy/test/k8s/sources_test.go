@@ -6,6 +6,7 @@ import (
 	"flag"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -35,7 +36,9 @@ func TestPrometheusRuleIsTheRules(t *testing.T) { //nolint:paralleltest // with 
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := "# Written out of rules.yaml by make generate.\n" + string(text)
+	want := `# Written out of rules.yaml by make generate. Its links are placeholders: the
+# line at the head of rules.yaml gives both files your addresses.
+` + string(text)
 	if *update {
 		if err := os.WriteFile(filepath.Join(repository, prometheusRule), []byte(want), 0o644); err != nil {
 			t.Fatal(err)
@@ -44,6 +47,36 @@ func TestPrometheusRuleIsTheRules(t *testing.T) { //nolint:paralleltest // with 
 	}
 	if diff := cmp.Diff(want, document(t, prometheusRule)); diff != "" {
 		t.Errorf("%s is behind rules.yaml: run make generate (-rules.yaml +it)\n%s", prometheusRule, diff)
+	}
+}
+
+// TestLinksOfAlertsBecomeOnesOwn runs the line that rules.yaml and the steps give.
+func TestLinksOfAlertsBecomeOnesOwn(t *testing.T) {
+	t.Parallel()
+	_, line, found := strings.Cut(document(t, "deploy/prometheus/rules.yaml"), "#   sed -i ")
+	line, _, _ = strings.Cut(line, "\n")
+	if steps := document(t, "docs/kubernetes.md"); !found || !strings.Contains(steps, "(cd deploy/prometheus && sed -i "+line+")\n") {
+		t.Errorf("docs/kubernetes.md does not say: sed -i %s", line)
+	}
+	dir := t.TempDir()
+	for _, name := range []string{"rules.yaml", "prometheusrule.yaml"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(document(t, "deploy/prometheus/"+name)), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sh := exec.CommandContext(t.Context(), "sh", "-c", "sed -i "+strings.ReplaceAll(line, "https://…", "https://ours.test"))
+	sh.Dir = dir
+	if out, err := sh.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	for _, name := range []string{"rules.yaml", "prometheusrule.yaml"} {
+		text, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := string(text); strings.Contains(got, "example.com") || strings.Contains(got, "github.com") || !strings.Contains(got, "https://ours.test/d/webhookd") {
+			t.Errorf("%s still has a link to nobody", name)
+		}
 	}
 }
 
