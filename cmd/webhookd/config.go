@@ -94,6 +94,9 @@ func (o OutputFields) Wants(name string) bool {
 	return o.All || slices.Contains(o.Names, name)
 }
 
+// None tells whether outputs are not stored at all.
+func (o OutputFields) None() bool { return !o.All && len(o.Names) == 0 }
+
 // Retention is how long something is kept: positive, or Forever.
 type Retention time.Duration
 

@@ -65,10 +65,9 @@ be shown.`,
 		if reads := func(live bool) bool { return keyed(live) && cfg.Livemode.Takes(live) }; !reads(true) && !reads(false) {
 			return fmt.Errorf("%w: WEBHOOKD_STRIPE_API_KEYS has no API key to read with: make a restricted one (rk_…) that may read events and Identity's sessions", errConfig)
 		}
-		store, err := repo.Open(cmd.Context(), repo.Options{
-			URL: string(cfg.DatabaseURL), Notify: cfg.Notify, Asks: keyed,
-			Outputs: cfg.OutputFields.Wants, NoOutputs: !cfg.OutputFields.All && len(cfg.OutputFields.Names) == 0,
-		})
+		options := storeOptions(cfg)
+		options.Asks = keyed
+		store, err := repo.Open(cmd.Context(), options)
 		if err != nil {
 			return err
 		}

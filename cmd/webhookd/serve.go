@@ -115,7 +115,7 @@ func serve(ctx context.Context, cfg *Config, log *zap.Logger, on listeners, read
 		Notify:     cfg.Notify,
 		Committers: cfg.Committers, BatchMax: cfg.BatchMax, QueueLength: cfg.QueueLength, CommitTimeout: cfg.DeliveryTimeout,
 		Outputs:   cfg.OutputFields.Wants,
-		NoOutputs: !cfg.OutputFields.All && len(cfg.OutputFields.Names) == 0,
+		NoOutputs: cfg.OutputFields.None(),
 		Asks:      func(live bool) bool { _, ok := key(live); return ok },
 		Wake:      wake,
 		Told:      func(t *events.Step) { rcv.CountTold(t) },

@@ -86,7 +86,7 @@ func withStore(cmd *cobra.Command, do func(*repo.Store) error) error {
 func storeOptions(cfg *Config) repo.Options {
 	return repo.Options{
 		URL: string(cfg.DatabaseURL), Notify: cfg.Notify,
-		Outputs: cfg.OutputFields.Wants, NoOutputs: !cfg.OutputFields.All && len(cfg.OutputFields.Names) == 0,
+		Outputs: cfg.OutputFields.Wants, NoOutputs: cfg.OutputFields.None(),
 	}
 }
 
