@@ -184,7 +184,9 @@ FROM (SELECT count(*) AS n, min(received_at) AS since
      (SELECT count(*) AS n, min(updated_at) AS since
       FROM stripe_identity.verification_sessions WHERE needs_refresh) r,
      (SELECT count(*) AS n, min(outputs_wanted_since) AS since
-      FROM stripe_identity.verification_sessions WHERE outputs_wanted_since IS NOT NULL AND livemode = ANY ($1)) o,
+      FROM stripe_identity.verification_sessions s
+      WHERE outputs_wanted_since IS NOT NULL AND livemode = ANY ($1)
+        AND NOT EXISTS (SELECT FROM stripe_identity.wishes WHERE session_id = s.id AND due_at = 'infinity')) o, -- given up
      (SELECT count(*) AS n, min(received_at) AS since
       FROM stripe_identity.events WHERE type LIKE 'v1.%' AND resolved_at IS NULL) t`, pgx.QueryExecModeExec, s.asked()).
 		Scan(&b.Quarantined.Count, (*moment)(&b.Quarantined.Since), &b.Refresh.Count, (*moment)(&b.Refresh.Since),

@@ -224,7 +224,8 @@ VALUES ('evt_' || $1::int, 'identity.verification_session.created', 'vs_1', $2, 
 	}
 }
 
-// Of outputs only the live ones count: the other mode has no key.
+// Of outputs only the live ones count, for the other mode has no key, and not
+// those that were given up.
 func TestABacklogIsCountedByKind(t *testing.T) {
 	t.Parallel()
 	url := pgtest.Database(t)
@@ -245,7 +246,9 @@ INSERT INTO stripe_identity.quarantined_events (event_id, type, received_at, rea
     ('evt_1', 'x', '2026-01-01Z', 'r', 'webhook', null), ('evt_2', 'x', '2026-01-02Z', 'r', 'webhook', null), ('evt_3', 'x', '2025-01-01Z', 'r', 'webhook', now());
 INSERT INTO stripe_identity.verification_sessions (id, livemode, needs_refresh, outputs_wanted_since, updated_at) VALUES
     ('vs_1', false, true, null, '2026-01-03Z'), ('vs_2', true, false, '2026-01-04Z', now()), ('vs_3', true, false, '2026-01-05Z', now()),
-    ('vs_4', true, false, null, '2025-01-01Z'), ('vs_5', false, false, '2026-01-01Z', now()), ('vs_6', null, false, '2026-01-01Z', now());
+    ('vs_4', true, false, null, '2025-01-01Z'), ('vs_5', false, false, '2026-01-01Z', now()), ('vs_6', null, false, '2026-01-01Z', now()),
+    ('vs_7', true, false, '2026-01-01Z', now());
+INSERT INTO stripe_identity.wishes (session_id, due_at) VALUES ('vs_7', 'infinity'), ('vs_2', now());
 INSERT INTO stripe_identity.events (event_id, type, session_id, created_at, received_at, source, resolved_at) VALUES
     ('evt_4', 'v1.identity.verification_session.created', 'vs_1', now(), '2026-01-06Z', 'webhook', null),
     ('evt_5', 'v1.identity.verification_session.created', 'vs_1', now(), '2025-01-06Z', 'webhook', now()),
