@@ -248,6 +248,20 @@ func LoadConfig(need needs, edits ...func(*environment)) (*Config, error) {
 	return cfg, nil
 }
 
+// loadTolerance reads one variable, whatever is wrong with the others.
+func loadTolerance() (time.Duration, error) {
+	env, _, err := readEnvironment()
+	if err != nil {
+		return 0, err
+	}
+	var l loader
+	tolerance := required(&l, env.SignatureTolerance, parseTolerance)
+	if len(l.faults) > 0 {
+		return 0, fmt.Errorf("%w:\n%w", errConfig, errors.Join(l.faults...))
+	}
+	return tolerance, nil
+}
+
 // namesDatabase tells whether any variable names a database, be it an empty one.
 func namesDatabase() bool {
 	return slices.ContainsFunc([]string{

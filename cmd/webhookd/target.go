@@ -43,6 +43,8 @@ type target struct {
 	DatabaseURL string `json:"database_url"`
 	MetricsURL  string `json:"metrics_url"`
 	StripeBase  string `json:"stripe_api_base,omitempty"` // of the Stripe that a demo plays
+
+	ours bool // the endpoint is that of dev in this folder
 }
 
 // readDevFile returns what the dev command of this folder wrote; the error is
@@ -68,6 +70,7 @@ func (t *target) complete() error {
 		case err != nil:
 			return usagef("%w", err)
 		}
+		t.ours = t.URL == "" || t.URL == dev.URL
 		t.URL = cmp.Or(t.URL, dev.URL)
 		t.Secret = cmp.Or(t.Secret, dev.Secret)
 	}

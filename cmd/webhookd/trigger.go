@@ -357,7 +357,11 @@ func (t *triggering) hint(all []scenario.Event) {
 			sessions = append(sessions, e.SessionID)
 		}
 	}
-	fmt.Fprint(t.err, "\nWhat was made of it:\n")
+	where := ""
+	if !t.target.ours {
+		where = ", where its database is configured"
+	}
+	fmt.Fprintf(t.err, "\nWhat was made of it%s:\n", where)
 	for _, id := range sessions[:min(most, len(sessions))] {
 		fmt.Fprintf(t.err, "  %s session %s\n", os.Args[0], id)
 	}

@@ -54,7 +54,12 @@ Exit code 0 if accepted, 1 if refused, 2 for wrong usage.`,
 	_ = cmd.MarkFlagRequired("header")
 
 	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
-		if err := v.secretsFrom(secrets); err != nil {
+		if len(secrets) > 0 {
+			err = v.judgeBy(secrets, f.Changed("tolerance"))
+		} else {
+			err = v.judgeAsConfigured()
+		}
+		if err != nil {
 			return err
 		}
 		if f.Changed("tolerance") {
@@ -91,25 +96,28 @@ type verification struct {
 	given     bool // now, by --at
 }
 
-// secretsFrom takes the given secrets, or without any the configured ones, else
-// that of dev; and the configured tolerance in any case.
-func (v *verification) secretsFrom(given []string) error {
-	var need needs
-	var dev target
-	if len(given) == 0 {
-		need = needSecrets
-		var err error
-		if dev, err = readDevFile(); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return usagef("%w", err)
-		}
+// judgeAsConfigured takes the configured secrets, else that of dev, and the
+// configured tolerance.
+func (v *verification) judgeAsConfigured() error {
+	dev, err := readDevFile()
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return usagef("%w", err)
 	}
-	cfg, err := LoadConfig(need, dev.lendSecret)
+	cfg, err := LoadConfig(needSecrets, dev.lendSecret)
 	if err != nil {
 		return err
 	}
-	v.tolerance = cfg.SignatureTolerance
-	if len(given) == 0 {
-		v.secrets = cfg.Secrets
+	v.secrets, v.tolerance = cfg.Secrets, cfg.SignatureTolerance
+	return nil
+}
+
+// judgeBy takes the given secrets, and of the configuration at most the
+// tolerance: it may be the rest of it that is looked into.
+func (v *verification) judgeBy(given []string, toleranceToo bool) (err error) {
+	if !toleranceToo {
+		if v.tolerance, err = loadTolerance(); err != nil {
+			return err
+		}
 	}
 	for _, value := range given {
 		secret, err := signature.NewSecret("", value, false)

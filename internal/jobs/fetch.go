@@ -41,7 +41,7 @@ func (w *Worker) resolve(ctx context.Context, wish *repo.Wish, place stripeapi.P
 		}
 		raw, err := w.API.Event(ctx, place, thin.Snapshot.Value)
 		switch {
-		case errors.Is(err, stripeapi.ErrNotFound), errors.Is(err, stripeapi.ErrForbidden):
+		case errors.Is(err, stripeapi.ErrNotFound), errors.Is(err, stripeapi.ErrForbidden), errors.Is(err, stripeapi.ErrUseless):
 			told = false
 			continue
 		case err != nil:

@@ -74,12 +74,14 @@ func TestAThinEventIsResolved(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		snapshot, known bool
+		fault           []stripefake.Fault
 		transitions     string
 		source          string
 	}{
-		"by its snapshot, which takes the normal path": {true, true, "1", "webhook"},
-		"by the session, if there is no snapshot":      {false, true, "1", "api"},
-		"by the session, if Stripe has lost the event": {true, false, "1", "api"},
+		"by its snapshot, which takes the normal path":    {true, true, nil, "1", "webhook"},
+		"by the session, if there is no snapshot":         {false, true, nil, "1", "api"},
+		"by the session, if Stripe has lost the event":    {true, false, nil, "1", "api"},
+		"by the session, if Stripe's answer is of no use": {true, true, []stripefake.Fault{{Status: 400}}, "1", "api"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -87,6 +89,9 @@ func TestAThinEventIsResolved(t *testing.T) {
 			s := w.src.Session(scenario.SessionOptions{Livemode: true})
 			failed := s.RequiresInput(time.Now().Add(-time.Minute), "document_expired")
 			w.Tell(s, failed)
+			for _, f := range c.fault {
+				w.Next(f)
+			}
 			thin := s.Thin(failed)
 			switch {
 			case !c.snapshot:

@@ -289,7 +289,8 @@ func TestTheQueueBoundsWhatWaitsForHeldSessionsToo(t *testing.T) {
 			t.Errorf("event %d: %v, want ErrLocked", i, err)
 		}
 	}
-	if waited := len(answers) - full; waited < 2 || waited > 6 {
+	// Those that a committer has in hand are not counted with what waits.
+	if waited := len(answers) - full; waited < 2 || waited > 10 {
 		t.Errorf("%d of %d events of a held session were taken in by a queue of 4", waited, len(answers))
 	}
 }

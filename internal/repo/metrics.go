@@ -57,7 +57,7 @@ func newMetrics(reg prometheus.Registerer, pools []*pgxpool.Pool, waiting func()
 		reg.MustRegister(m.commitDuration, m.commitEvents, m.rejected, m.up, m.schema, m.required,
 			m.quarantined, m.needRefresh, m.thinPending, m.outputsPending, m.outputsOldest, m.lastComplete, m.reconciled, poolCollector{pools},
 			prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-				Name: "webhookd_queue_length", Help: "Events that wait for a committer.",
+				Name: "webhookd_queue_length", Help: "Events that wait for a committer, or for a session that somebody holds.",
 			}, waiting))
 	}
 	return m

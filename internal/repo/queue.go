@@ -139,7 +139,7 @@ func (q *queue) take(h *hand, batch []*order, most int) []*order {
 func (q *queue) length() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return len(q.waiting)
+	return len(q.waiting) + int(q.aside.Load())
 }
 
 // close takes nothing more in; what waits is still taken.

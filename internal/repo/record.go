@@ -96,7 +96,7 @@ type order struct {
 	deadline time.Time // when nobody waits for it any more; zero for never
 	timer    *time.Timer
 	done     chan error  // buffered: whoever waited may have gone
-	held     atomic.Bool // it waits, or waited, in the lane
+	held     atomic.Bool // it waits in the lane, or did: its session was held
 
 	outcome  events.Outcome
 	redacted bool // of an answer: the session holds nothing personal
