@@ -6,7 +6,7 @@
 #   scripts/verify-with-stripe-node.sh             prints a table, exit 1 if a row is wrong
 #   scripts/verify-with-stripe-node.sh --update    and renews the vectors of internal/signature's tests
 #
-# STRIPE_NODE_VERSION chooses the version of the package (default: the latest).
+# STRIPE_NODE_VERSION chooses the version of the package (default: that of the vectors; "latest" is another).
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -40,7 +40,7 @@ finish() {
 trap finish EXIT
 trap 'exit 130' INT TERM
 
-npm install --prefix "$work" --no-save --no-fund --no-audit --loglevel=error "stripe@${STRIPE_NODE_VERSION:-latest}" >/dev/null
+npm install --prefix "$work" --no-save --no-fund --no-audit --loglevel=error "stripe@${STRIPE_NODE_VERSION:-23.1.0}" >/dev/null
 (cd "$root" && go build -o "$work/webhookd" ./cmd/webhookd)
 
 cd "$work"
