@@ -36,8 +36,7 @@ func diagnoseDatabase(ctx context.Context, cfg *Config, now func() time.Time) (f
 		f.secrets = configuredSecrets(cfg.Secrets)
 		return f // a fault of the configuration, and told there
 	}
-	keyed := func(live bool) bool { _, ok := cfg.apiKey(live); return ok }
-	store, err := repo.Open(ctx, repo.Options{URL: string(cfg.DatabaseURL), Committers: cfg.Committers, Asks: keyed})
+	store, err := repo.Open(ctx, repo.Options{URL: string(cfg.DatabaseURL), Committers: cfg.Committers, Asks: cfg.hasKey})
 	if err != nil {
 		f.server.failf("database", reach(), "%s", reason("the database", err))
 		f.secrets = configuredSecrets(cfg.Secrets)

@@ -61,12 +61,11 @@ be shown.`,
 		if err != nil {
 			return err
 		}
-		keyed := func(live bool) bool { _, ok := cfg.apiKey(live); return ok }
-		if reads := func(live bool) bool { return keyed(live) && cfg.Livemode.Takes(live) }; !reads(true) && !reads(false) {
+		if reads := func(live bool) bool { return cfg.hasKey(live) && cfg.Livemode.Takes(live) }; !reads(true) && !reads(false) {
 			return fmt.Errorf("%w: WEBHOOKD_STRIPE_API_KEYS has no API key to read with: make a restricted one (rk_…) that may read events and Identity's sessions", errConfig)
 		}
 		options := storeOptions(cfg)
-		options.Asks = keyed
+		options.Asks = cfg.hasKey
 		store, err := repo.Open(cmd.Context(), options)
 		if err != nil {
 			return err
@@ -75,7 +74,7 @@ be shown.`,
 		api := newStripeClient(cfg, cfg.apiKey)
 		defer api.Close()
 		r := jobs.NewReconciler(jobs.ReconcileOptions{
-			Store: store, API: api, Keyed: keyed, Takes: cfg.Livemode.Takes, Accounts: cfg.Accounts, Log: zap.NewNop(),
+			Store: store, API: api, Keyed: cfg.hasKey, Takes: cfg.Livemode.Takes, Accounts: cfg.Accounts, Log: zap.NewNop(),
 		})
 
 		line := newProgressLine(cmd.ErrOrStderr())

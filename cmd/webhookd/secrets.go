@@ -36,6 +36,12 @@ func (c Credentials) apiKey(live bool) (string, bool) {
 	return string(key), ok
 }
 
+// hasKey tells whether Stripe's API can be asked about sessions of a mode.
+func (c Credentials) hasKey(live bool) bool {
+	_, ok := c.apiKey(live)
+	return ok
+}
+
 // hidden is a text that no verb, encoder or logger shows; string(h) is the text.
 type hidden string
 

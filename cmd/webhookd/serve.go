@@ -116,7 +116,7 @@ func serve(ctx context.Context, cfg *Config, log *zap.Logger, on listeners, read
 		Committers: cfg.Committers, BatchMax: cfg.BatchMax, QueueLength: cfg.QueueLength, CommitTimeout: cfg.DeliveryTimeout,
 		Outputs:   cfg.OutputFields.Wants,
 		NoOutputs: cfg.OutputFields.None(),
-		Asks:      func(live bool) bool { _, ok := key(live); return ok },
+		Asks:      func(live bool) bool { return secrets.Current().hasKey(live) },
 		Wake:      wake,
 		Told:      func(t *events.Step) { rcv.CountTold(t) },
 		Registry:  reg,

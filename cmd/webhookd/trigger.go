@@ -348,7 +348,8 @@ func (t *triggering) send(ctx context.Context, all []scenario.Event) error {
 	return nil
 }
 
-// hint says how to see what was made of the sessions; a few will do, their ids stand in the lines above.
+// hint says how to see what was made of the sessions. A few will do: all ids
+// stand in the lines above.
 func (t *triggering) hint(all []scenario.Event) {
 	const most = 3
 	var sessions []string

@@ -113,8 +113,8 @@ func (v *verification) judgeAsConfigured() error {
 
 // judgeBy takes the given secrets, and of the configuration at most the
 // tolerance: it may be the rest of it that is looked into.
-func (v *verification) judgeBy(given []string, toleranceToo bool) (err error) {
-	if !toleranceToo {
+func (v *verification) judgeBy(given []string, toleranceGiven bool) (err error) {
+	if !toleranceGiven {
 		if v.tolerance, err = loadTolerance(); err != nil {
 			return err
 		}
