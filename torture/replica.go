@@ -55,11 +55,18 @@ type replica struct {
 	seen    series   // of the present one
 }
 
-// loopbackAddress is free, and below the ports that outgoing connections get:
-// one of them could take it while the replica is down.
+// givenAddresses are those that replicas of this process have had.
+var givenAddresses sync.Map
+
+// loopbackAddress is free, and given once. Somebody could take it while the
+// replica is down: so it is below the ports that outgoing connections get, and
+// below those that private PostgreSQL servers draw.
 func loopbackAddress() (string, error) {
 	for range 100 {
-		address := net.JoinHostPort("127.0.0.1", strconv.Itoa(20000+rand.IntN(12000)))
+		address := net.JoinHostPort("127.0.0.1", strconv.Itoa(10000+rand.IntN(10000)))
+		if _, given := givenAddresses.LoadOrStore(address, true); given {
+			continue
+		}
 		l, err := net.Listen("tcp", address) //nolint:noctx // at once
 		if err == nil {
 			return address, l.Close()
