@@ -178,11 +178,14 @@ func (w *world) wants(tb testing.TB, sql, want string, args ...any) {
 	}
 }
 
-// served waits until nobody is to be asked about any more.
+// served waits until nobody is to be asked about any more, and who was asking
+// has also counted and logged it, which comes after its commit. A redaction
+// ends a wish whose fetch is still under way.
 func (w *world) served(tb testing.TB) {
 	tb.Helper()
-	eventually(tb, "no wish is left", func() bool {
-		return w.value(tb, `SELECT count(*)::text FROM stripe_identity.wishes`) == "0"
+	eventually(tb, "no wish is left, and nobody asks", func() bool {
+		return w.value(tb, `SELECT (NOT EXISTS (SELECT FROM stripe_identity.wishes)
+    AND NOT EXISTS (SELECT FROM webhookd_jobs.river_job WHERE state = 'running'))::text`) == "true"
 	})
 }
 
