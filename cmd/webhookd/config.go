@@ -17,6 +17,8 @@ import (
 
 	"github.com/kelseyhightower/envconfig"
 	"go.uber.org/zap/zapcore"
+
+	"webhookd/internal/events"
 )
 
 // errConfig is wrapped by what LoadConfig returns: exit code 2.
@@ -73,14 +75,6 @@ type Livemode string
 // Takes tells whether an event of that mode is taken.
 func (l Livemode) Takes(live bool) bool {
 	return l == "any" || (l == "live") == live
-}
-
-// outputFields are the fields of Stripe's verified_outputs.
-func outputFields() []string {
-	return []string{
-		"first_name", "last_name", "dob", "address", "id_number", "id_number_type", "email", "phone",
-		"sex", "unparsed_place_of_birth", "unparsed_sex",
-	}
 }
 
 // OutputFields says which outputs are asked for and stored.
@@ -585,7 +579,7 @@ func parseAccounts(text string) ([]string, error) {
 func parseOutputFields(text string) (OutputFields, error) {
 	switch text {
 	case "all":
-		return OutputFields{All: true, Names: outputFields()}, nil
+		return OutputFields{All: true, Names: events.OutputFields()}, nil
 	case "none":
 		return OutputFields{}, nil
 	}
@@ -596,14 +590,14 @@ func parseOutputFields(text string) (OutputFields, error) {
 		switch {
 		case name == "":
 			faults = append(faults, fmt.Errorf("entry %d is blank: %w", i+1, errSeparator))
-		case !slices.Contains(outputFields(), name):
-			faults = append(faults, fmt.Errorf("entry %d is %q: want all or none alone, or some of %s", i+1, name, strings.Join(outputFields(), ", ")))
+		case !slices.Contains(events.OutputFields(), name):
+			faults = append(faults, fmt.Errorf("entry %d is %q: want all or none alone, or some of %s", i+1, name, strings.Join(events.OutputFields(), ", ")))
 		case slices.Contains(given[:i], name):
 			faults = append(faults, fmt.Errorf("entry %d, %q, stands there twice", i+1, name))
 		}
 	}
 	unwanted := func(name string) bool { return !slices.Contains(given, name) }
-	return OutputFields{Names: slices.DeleteFunc(outputFields(), unwanted)}, errors.Join(faults...)
+	return OutputFields{Names: slices.DeleteFunc(events.OutputFields(), unwanted)}, errors.Join(faults...)
 }
 
 // serviceLink matches what Kubernetes sets for a Service whose name begins with webhookd.

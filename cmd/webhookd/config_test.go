@@ -18,6 +18,7 @@ import (
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
 
+	"webhookd/internal/events"
 	"webhookd/internal/signature"
 )
 
@@ -132,7 +133,7 @@ func TestConfigNeedsOnlyADatabaseURLAndOneSecret(t *testing.T) {
 		MaxBodyBytes:       1 << 20,
 		DeliveryTimeout:    10 * time.Second,
 		Livemode:           "any",
-		OutputFields:       OutputFields{All: true, Names: outputFields()},
+		OutputFields:       OutputFields{All: true, Names: events.OutputFields()},
 		OutputsWindow:      48 * time.Hour,
 		RetainPayloads:     Retention(30 * 24 * time.Hour),
 		RetainQuarantine:   Retention(90 * 24 * time.Hour),

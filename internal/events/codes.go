@@ -57,6 +57,15 @@ func RedactionWords() []string {
 	return []string{RedactionProcessing, RedactionRedacted, RedactionValidated}
 }
 
+// OutputFields lists the fields of verified_outputs, an address and a date of
+// birth as one each.
+func OutputFields() []string {
+	return []string{
+		"first_name", "last_name", "dob", "address", "id_number", "id_number_type", "email", "phone",
+		"sex", "unparsed_place_of_birth", "unparsed_sex",
+	}
+}
+
 // Codes lists last_error.code: the 19 of Stripe's schema, then two that its
 // documentation names outside of it (handle-verification-outcomes,
 // options.document.allowed_types).

@@ -2,6 +2,7 @@ package events_test
 
 import (
 	"encoding/json"
+	"maps"
 	"slices"
 	"testing"
 	"time"
@@ -129,15 +130,19 @@ func TestOnlyKeepsTheOutputsThatAreWanted(t *testing.T) {
 	if diff := cmp.Diff(all, all.Only(nil)); diff != "" {
 		t.Errorf("nil wants all (-want +got):\n%s", diff)
 	}
-	for field, want := range map[string]events.Outputs{
+	of := map[string]events.Outputs{
 		"first_name": {FirstName: all.FirstName}, "last_name": {LastName: all.LastName},
 		"dob":     {DobDay: all.DobDay, DobMonth: all.DobMonth, DobYear: all.DobYear},
 		"address": {Line1: all.Line1, Line2: all.Line2, City: all.City, State: all.State, PostalCode: all.PostalCode, Country: all.Country},
 		"email":   {Email: all.Email}, "phone": {Phone: all.Phone}, "sex": {Sex: all.Sex},
 		"id_number": {IDNumber: all.IDNumber}, "id_number_type": {IDNumberType: all.IDNumberType},
 		"unparsed_place_of_birth": {UnparsedPlaceOfBirth: all.UnparsedPlaceOfBirth}, "unparsed_sex": {UnparsedSex: all.UnparsedSex},
-		"nothing": {},
-	} {
+	}
+	if diff := cmp.Diff(slices.Sorted(slices.Values(events.OutputFields())), slices.Sorted(maps.Keys(of))); diff != "" {
+		t.Errorf("the vocabulary's fields (-want +got):\n%s", diff)
+	}
+	of["nothing"] = events.Outputs{}
+	for field, want := range of {
 		if diff := cmp.Diff(want, all.Only(func(f string) bool { return f == field })); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", field, diff)
 		}

@@ -24,15 +24,14 @@ const (
 	window = 48 * time.Hour
 )
 
-// outputFields are the outputs by the names of OUTPUT_FIELDS, and which of
-// them are absent unless expanded by themselves.
-var outputFields = []struct {
-	name      string
-	sensitive bool
-}{
-	{"first_name", false}, {"last_name", false}, {"dob", true}, {"address", false},
-	{"id_number", true}, {"id_number_type", false}, {"email", false}, {"phone", false},
-	{"sex", true}, {"unparsed_place_of_birth", true}, {"unparsed_sex", true},
+// pathOfOutput is what has to be expanded for an output: all of them, but for
+// a sensitive one, which is absent unless it is named.
+func pathOfOutput(name string) string {
+	switch name {
+	case "dob", "id_number", "sex", "unparsed_place_of_birth", "unparsed_sex":
+		return outputsPath + "." + name
+	}
+	return outputsPath
 }
 
 // Answer is what Stripe's API tells of a session.
@@ -97,15 +96,15 @@ func (c *Client) session(ctx context.Context, p Place, path string, withOutputs,
 // an e-mail address and a phone number, is wanted with these.
 func (c *Client) wanted() []string {
 	var paths []string
-	for _, f := range outputFields {
-		if !c.wants(f.name) {
+	for _, field := range events.OutputFields() {
+		if !c.wants(field) {
 			continue
 		}
 		if len(paths) == 0 {
 			paths = append(paths, outputsPath)
 		}
-		if f.sensitive {
-			paths = append(paths, outputsPath+"."+f.name)
+		if path := pathOfOutput(field); path != outputsPath {
+			paths = append(paths, path)
 		}
 	}
 	if c.wants("email") || c.wants("phone") {
@@ -117,13 +116,9 @@ func (c *Client) wanted() []string {
 // unreadable names the fields for which not all of the paths could be read.
 func (c *Client) unreadable(paths, readable []string) []string {
 	var names []string
-	for _, f := range outputFields {
-		path := outputsPath
-		if f.sensitive {
-			path += "." + f.name
-		}
-		if c.wants(f.name) && !slices.Contains(readable, path) {
-			names = append(names, f.name)
+	for _, field := range events.OutputFields() {
+		if c.wants(field) && !slices.Contains(readable, pathOfOutput(field)) {
+			names = append(names, field)
 		}
 	}
 	if slices.Contains(paths, detailsPath) && !slices.Contains(readable, detailsPath) {
@@ -334,12 +329,13 @@ func (c *Client) Rights(ctx context.Context, p Place) (map[string]bool, error) {
 	if err := errors.Join(try(detailsPath, detailsPath), try(outputsPath, outputsPath)); err != nil {
 		return nil, err
 	}
-	for _, f := range outputFields {
-		if !f.sensitive || !may[outputsPath] {
-			may[f.name] = may[outputsPath]
+	for _, field := range events.OutputFields() {
+		path := pathOfOutput(field)
+		if path == outputsPath || !may[outputsPath] {
+			may[field] = may[outputsPath]
 			continue
 		}
-		if err := try(f.name, outputsPath, outputsPath+"."+f.name); err != nil {
+		if err := try(field, outputsPath, path); err != nil {
 			return nil, err
 		}
 	}
