@@ -1,8 +1,6 @@
 package main
 
 import (
-	"errors"
-
 	"github.com/spf13/cobra"
 
 	"webhookd/internal/repo"
@@ -37,5 +35,3 @@ not shown.`,
 	}
 	return cmd
 }
-
-func isUnknown(err error) bool { return errors.Is(err, repo.ErrUnknownSession) }

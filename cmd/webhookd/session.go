@@ -3,18 +3,11 @@ package main
 import (
 	"bytes"
 	"cmp"
-	"encoding/json"
 	"fmt"
 	"io"
-	"os"
-	"os/user"
 	"slices"
-	"strconv"
 	"strings"
 	"text/tabwriter"
-	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/spf13/cobra"
@@ -66,73 +59,6 @@ is recorded in the table pii_reads first. What cannot be recorded is not shown.`
 		})
 	}
 	return cmd
-}
-
-// withStore lends the database that is configured, or that of dev.
-func withStore(cmd *cobra.Command, do func(*repo.Store) error) error {
-	cfg, err := loadOrDev(cmd, needDatabase)
-	if err != nil {
-		return err
-	}
-	store, err := repo.Open(cmd.Context(), storeOptions(cfg))
-	if err != nil {
-		return err
-	}
-	defer store.Close()
-	return do(store)
-}
-
-// storeOptions are those of commands that write events.
-func storeOptions(cfg *Config) repo.Options {
-	return repo.Options{
-		URL: string(cfg.DatabaseURL), Notify: cfg.Notify,
-		Outputs: cfg.OutputFields.Wants, NoOutputs: cfg.OutputFields.None(),
-	}
-}
-
-func unknownSession(id string, err error) error {
-	if !isUnknown(err) {
-		return err
-	}
-	hint := ""
-	if !strings.HasPrefix(id, "vs_") {
-		hint = "; a session's id begins with vs_"
-	}
-	return fmt.Errorf("session %s: %w%s", cell(id, 80), err, hint)
-}
-
-func addWho(cmd *cobra.Command, who *string) {
-	cmd.Flags().StringVar(who, "who", "", "`name` to record in pii_reads (default: the system's user@host)")
-}
-
-// readerFor is who is recorded as having looked.
-func readerFor(cmd *cobra.Command, who string) (repo.Reader, error) {
-	if cmd.Flags().Changed("who") && strings.TrimSpace(who) == "" {
-		return repo.Reader{}, usagef("--who is blank")
-	}
-	if !utf8.ValidString(who) || len(who) > 255 {
-		return repo.Reader{}, usagef("--who wants text of up to 255 bytes")
-	}
-	return repo.Reader{Who: cmp.Or(who, whoami()), Command: cmd.Name()}, nil
-}
-
-// whoami is the system's user@host, as far as it is known.
-func whoami() string {
-	name := "uid " + strconv.Itoa(os.Getuid()) // a container's user may have no name
-	if u, err := user.Current(); err == nil && u.Username != "" {
-		name = u.Username
-	}
-	if host, err := os.Hostname(); err == nil {
-		name += "@" + host
-	}
-	return strings.ToValidUTF8(name, "\uFFFD")
-}
-
-func printJSON(w io.Writer, v any) error {
-	e := json.NewEncoder(w)
-	e.SetEscapeHTML(false)
-	e.SetIndent("", "  ")
-	return e.Encode(v)
 }
 
 func writeSession(w io.Writer, id string, v *repo.SessionView) error {
@@ -299,32 +225,6 @@ func eachMember(object []byte, do func(name, value string)) error {
 	return nil
 }
 
-// cell is a text of somebody else's for a terminal: one line, of so many
-// characters, that cannot steer it.
-func cell(s string, width int) string {
-	var b strings.Builder
-	n := 0
-	for _, r := range s {
-		if n++; n > width {
-			return b.String() + "…"
-		}
-		if !unicode.IsPrint(r) {
-			r = '\uFFFD'
-		}
-		b.WriteRune(r)
-	}
-	return b.String()
-}
-
-func text(s *string) string {
-	if s == nil {
-		return ""
-	}
-	return *s
-}
-
-func stamp(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05") }
-
 // lasted is a time between two events, in its two largest units.
 func lasted(seconds *float64) string {
 	if seconds == nil {
@@ -352,14 +252,4 @@ func shortType(t string) string {
 		return thin + short
 	}
 	return t
-}
-
-// trimLines takes away the blanks that a table leaves at the ends of its lines.
-func trimLines(table []byte) []byte {
-	var b bytes.Buffer
-	for line := range bytes.Lines(table) {
-		b.Write(bytes.TrimRight(line, " \n"))
-		b.WriteByte('\n')
-	}
-	return b.Bytes()
 }
