@@ -111,7 +111,7 @@ func (s *Store) decide(orders []*order, v *view) *writes {
 			}
 		}
 		standing.touched = true
-		standing.loud = standing.loud || !o.isReconciles()
+		standing.counted = standing.counted || !o.isReconciles()
 	}
 	for id, standing := range v.sessions {
 		switch {
@@ -125,7 +125,7 @@ func (s *Store) decide(orders []*order, v *view) *writes {
 				standing.OutputsWantedSince = time.Time{}
 			}
 			w.sessions = append(w.sessions, standing)
-			if standing.loud {
+			if standing.counted {
 				w.told = append(w.told, unexplained(standing)...)
 			}
 			if s.wishes(&standing.Standing, standing.wanted) {

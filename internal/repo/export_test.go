@@ -20,15 +20,15 @@ func (q Queue) Put(n, size int) error {
 	return nil
 }
 
-// Hand is a committer's.
-type Hand struct {
+// Committer takes from a queue.
+type Committer struct {
 	q *queue
-	h *hand
+	c *committer
 }
 
-func (q Queue) Hand() Hand       { return Hand{q.q, q.q.hand()} }
-func (h Hand) Take(most int) int { return len(h.q.take(h.h, nil, most)) }
-func (q Queue) Close()           { q.q.close() }
+func (q Queue) Join() Committer       { return Committer{q.q, q.q.join()} }
+func (c Committer) Take(most int) int { return len(c.q.take(c.c, nil, most)) }
+func (q Queue) Close()                { q.q.close() }
 
 // Setting is what a connection of the write road has.
 func (s *Store) Setting(ctx context.Context, name string) (value string, err error) {

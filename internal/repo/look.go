@@ -37,7 +37,7 @@ type session struct {
 	wasGone bool    // redacted before
 	wanted  wanted
 	touched bool // by an order
-	loud    bool // and not only by reconcile's
+	counted bool // and not only by reconcile's, whose steps no metric counts
 
 	digest      [16]byte // of the options and metadata that the row has; zero if unknown
 	sameContent bool     // nothing has to be written of them

@@ -25,16 +25,16 @@ type queue struct {
 	most  int          // that may wait, here and in the lane
 	aside atomic.Int64 // that wait in the lane
 
-	mu      sync.Mutex
-	due     sync.Cond   // somebody may take
-	late    *time.Timer // looks again at what waits for an unusually long commit
-	hands   []*hand
-	waiting []*order
-	closed  bool
+	mu         sync.Mutex
+	due        sync.Cond   // somebody may take
+	late       *time.Timer // looks again at what waits for an unusually long commit
+	committers []*committer
+	waiting    []*order
+	closed     bool
 }
 
-// hand is a committer's, with what it took last.
-type hand struct {
+// committer takes batches: what it took last.
+type committer struct {
 	carried int       // orders; 0 while it is free
 	begun   time.Time // when it took them
 }
@@ -46,13 +46,13 @@ func newQueue(most int) *queue {
 	return q
 }
 
-// hand makes the hand of one more committer.
-func (q *queue) hand() *hand {
+// join adds one more committer.
+func (q *queue) join() *committer {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	h := new(hand)
-	q.hands = append(q.hands, h)
-	return h
+	c := new(committer)
+	q.committers = append(q.committers, c)
+	return c
 }
 
 // put takes an order in, unless it is full or closed.
@@ -93,9 +93,9 @@ func (q *queue) signal() {
 func (q *queue) isDue() (due bool, in time.Duration) {
 	var carried int
 	var oldest time.Time
-	for _, h := range q.hands {
-		if carried += h.carried; h.carried > 0 && (oldest.IsZero() || h.begun.Before(oldest)) {
-			oldest = h.begun
+	for _, c := range q.committers {
+		if carried += c.carried; c.carried > 0 && (oldest.IsZero() || c.begun.Before(oldest)) {
+			oldest = c.begun
 		}
 	}
 	switch n := len(q.waiting); {
@@ -110,10 +110,10 @@ func (q *queue) isDue() (due bool, in time.Duration) {
 
 // take waits for a batch of at most so many orders, and appends it to batch. At
 // the end there is none.
-func (q *queue) take(h *hand, batch []*order, most int) []*order {
+func (q *queue) take(c *committer, batch []*order, most int) []*order {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	h.carried = 0 // what it had is answered
+	c.carried = 0 // what it had is answered
 	for {
 		if due, _ := q.isDue(); due {
 			break
@@ -131,7 +131,7 @@ func (q *queue) take(h *hand, batch []*order, most int) []*order {
 	left := copy(q.waiting, q.waiting[n:])
 	clear(q.waiting[left:])
 	q.waiting = q.waiting[:left]
-	h.carried, h.begun = n, time.Now()
+	c.carried, c.begun = n, time.Now()
 	q.rouse(true)
 	return batch
 }

@@ -20,9 +20,9 @@ func TestQueue(t *testing.T) {
 		}
 	}
 	// takes lets a committer take, and tells how much that was; nothing while it waits.
-	takes := func(h repo.Hand, most int) <-chan int {
+	takes := func(c repo.Committer, most int) <-chan int {
 		taken := make(chan int, 1)
-		go func() { taken <- h.Take(most) }()
+		go func() { taken <- c.Take(most) }()
 		synctest.Wait()
 		return taken
 	}
@@ -51,11 +51,11 @@ func TestQueue(t *testing.T) {
 		"who is free takes all that waits": func(t *testing.T) {
 			q := repo.NewQueue(10)
 			put(t, q, 3)
-			took(t, takes(q.Hand(), 10), 3)
+			took(t, takes(q.Join(), 10), 3)
 		},
 		"who is free waits for nothing but an event": func(t *testing.T) {
 			q := repo.NewQueue(10)
-			taken := takes(q.Hand(), 10)
+			taken := takes(q.Join(), 10)
 			waits(t, taken)
 			put(t, q, 1)
 			took(t, taken, 1)
@@ -63,8 +63,8 @@ func TestQueue(t *testing.T) {
 		"a second one begins when as many wait as are under way": func(t *testing.T) {
 			q := repo.NewQueue(10)
 			put(t, q, 3)
-			took(t, takes(q.Hand(), 10), 3)
-			second := takes(q.Hand(), 10)
+			took(t, takes(q.Join(), 10), 3)
+			second := takes(q.Join(), 10)
 			put(t, q, 2)
 			waits(t, second)
 			put(t, q, 1)
@@ -73,9 +73,9 @@ func TestQueue(t *testing.T) {
 		"or when 32 wait": func(t *testing.T) {
 			q := repo.NewQueue(200)
 			put(t, q, 100)
-			took(t, takes(q.Hand(), 100), 100)
+			took(t, takes(q.Join(), 100), 100)
 			put(t, q, 31)
-			second := takes(q.Hand(), 100)
+			second := takes(q.Join(), 100)
 			waits(t, second)
 			put(t, q, 1)
 			took(t, second, 32)
@@ -83,10 +83,10 @@ func TestQueue(t *testing.T) {
 		"or when a commit takes long": func(t *testing.T) {
 			q := repo.NewQueue(10)
 			put(t, q, 3)
-			took(t, takes(q.Hand(), 10), 3)
+			took(t, takes(q.Join(), 10), 3)
 			time.Sleep(5 * time.Millisecond)
 			put(t, q, 1)
-			second := takes(q.Hand(), 10)
+			second := takes(q.Join(), 10)
 			time.Sleep(14 * time.Millisecond)
 			waits(t, second)
 			time.Sleep(time.Millisecond)
@@ -95,9 +95,9 @@ func TestQueue(t *testing.T) {
 		"also when another one is quick meanwhile": func(t *testing.T) {
 			q := repo.NewQueue(10)
 			put(t, q, 3)
-			took(t, takes(q.Hand(), 10), 3)
+			took(t, takes(q.Join(), 10), 3)
 			time.Sleep(30 * time.Millisecond)
-			quick := q.Hand()
+			quick := q.Join()
 			for range 3 {
 				put(t, q, 1)
 				took(t, takes(quick, 10), 1)
@@ -107,8 +107,8 @@ func TestQueue(t *testing.T) {
 		"what a batch left is not forgotten": func(t *testing.T) {
 			q := repo.NewQueue(10)
 			put(t, q, 7)
-			took(t, takes(q.Hand(), 4), 4)
-			second := takes(q.Hand(), 4)
+			took(t, takes(q.Join(), 4), 4)
+			second := takes(q.Join(), 4)
 			waits(t, second)
 			time.Sleep(20 * time.Millisecond)
 			took(t, second, 3)
@@ -116,17 +116,17 @@ func TestQueue(t *testing.T) {
 		"or goes with the one that ends": func(t *testing.T) {
 			q := repo.NewQueue(10)
 			put(t, q, 3)
-			first := q.Hand()
+			first := q.Join()
 			took(t, takes(first, 10), 3)
 			put(t, q, 1)
-			waits(t, takes(q.Hand(), 10))
+			waits(t, takes(q.Join(), 10))
 			took(t, takes(first, 10), 1)
 			q.Close()
 		},
 		"no batch is over its most": func(t *testing.T) {
 			q := repo.NewQueue(10)
 			put(t, q, 7)
-			one := q.Hand()
+			one := q.Join()
 			took(t, takes(one, 4), 4)
 			took(t, takes(one, 4), 3)
 		},
@@ -135,7 +135,7 @@ func TestQueue(t *testing.T) {
 			if err := q.Put(20, 1<<20); err != nil {
 				t.Fatal(err)
 			}
-			took(t, takes(q.Hand(), 100), 16)
+			took(t, takes(q.Join(), 100), 16)
 		},
 		"a full one takes nothing in": func(t *testing.T) {
 			q := repo.NewQueue(2)
@@ -147,8 +147,8 @@ func TestQueue(t *testing.T) {
 		"a closed one gives out what waits, and takes nothing in": func(t *testing.T) {
 			q := repo.NewQueue(10)
 			put(t, q, 3)
-			took(t, takes(q.Hand(), 10), 3)
-			second, third := takes(q.Hand(), 10), takes(q.Hand(), 10)
+			took(t, takes(q.Join(), 10), 3)
+			second, third := takes(q.Join(), 10), takes(q.Join(), 10)
 			put(t, q, 1)
 			waits(t, second)
 			q.Close()

@@ -120,9 +120,9 @@ func (s *Store) Close() {
 
 // commitLoop is one committer.
 func (s *Store) commitLoop() {
-	hand, batch := s.queue.hand(), make([]*order, 0, s.opt.BatchMax)
+	c, batch := s.queue.join(), make([]*order, 0, s.opt.BatchMax)
 	for {
-		batch = s.queue.take(hand, batch[:0], s.opt.BatchMax)
+		batch = s.queue.take(c, batch[:0], s.opt.BatchMax)
 		if len(batch) == 0 {
 			return
 		}
