@@ -45,7 +45,7 @@ type SessionRow struct {
 	CreatedAt, StatusChangedAt              time.Time
 	LastEventID                             string
 	LastEventCreatedAt                      time.Time
-	NeedsRefresh                            bool
+	NeedsRefresh, Hidden                    bool
 	OutputsWantedSince                      time.Time
 }
 
@@ -243,7 +243,7 @@ func (t *told) rows(id string, rows *Rows) {
 	if t.gone() {
 		row.LastErrorReason, row.Metadata = "", ""
 	}
-	if t.gone() || t.hidden() {
+	if row.Hidden = t.hidden() && !t.gone(); row.Hidden || t.gone() {
 		row.OutputsWantedSince = time.Time{}
 	}
 	rows.Sessions[id] = row

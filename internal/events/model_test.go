@@ -243,7 +243,7 @@ func rowOf(s *events.Standing) events.SessionRow {
 		RelatedPersonAccount: s.RelatedPersonAccount.Value, VerificationFlow: s.VerificationFlow.Value,
 		Options: string(s.Options), Metadata: string(s.Metadata), RedactionStatus: s.RedactionStatus.Value,
 		CreatedAt: s.Created, StatusChangedAt: s.StatusChangedAt, LastEventID: s.LastEventID,
-		LastEventCreatedAt: s.LastEventCreatedAt, NeedsRefresh: s.NeedsRefresh, OutputsWantedSince: s.OutputsWantedSince,
+		LastEventCreatedAt: s.LastEventCreatedAt, NeedsRefresh: s.NeedsRefresh, Hidden: s.Hidden, OutputsWantedSince: s.OutputsWantedSince,
 	}
 }
 

@@ -114,8 +114,8 @@ func (s *Standing) Take(e *Event) Outcome {
 			step.Row, step.Source = s.Steps[i].Row, cmp.Or(s.Steps[i].Source, step.Source)
 			s.Steps[i] = step
 			s.sort()
-			s.Settle()
 		}
+		s.Settle()
 		return Twin
 	}
 	s.Steps = append(s.Steps, step)
@@ -158,7 +158,11 @@ func (s *Standing) Hear(a *Answer) {
 			s.Settle()
 			return
 		}
-		if other.Row != 0 {
+		switch {
+		case other.Row == 0:
+		case step.sameRow(other): // it tells the same: the row stands, and was counted
+			step.Row, step.Shown = other.Row, other.Shown
+		default:
 			s.Obsolete = append(s.Obsolete, other.Row)
 		}
 		*other = step
@@ -172,6 +176,13 @@ func (s *Standing) Hear(a *Answer) {
 	s.keep(step.name(), c)
 	s.sort()
 	s.Settle()
+}
+
+// sameRow reports whether two answers that end in the same second are the same
+// row of history.
+func (s *Step) sameRow(o *Step) bool {
+	return s.State == o.State && s.Type == o.Type && s.Livemode == o.Livemode &&
+		s.Session.Value == o.Session.Value && s.Account.Value == o.Account.Value
 }
 
 // AnswerRank puts an answer behind every event of its last second.

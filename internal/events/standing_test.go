@@ -304,6 +304,16 @@ func TestAnUnknownRedactionWordHidesAndErasesNothing(t *testing.T) {
 		said(t, "2", "verified", 1, status("verified")+`,"metadata":{"a":"1"}`))
 }
 
+func TestWhatIsRedactedIsNotHiddenWhateverCameLast(t *testing.T) {
+	t.Parallel()
+	odd := status("verified") + `,"redaction":{"status":"frobnicated"}`
+	folds(t, func(s *events.Standing) {
+		is(t, "hidden", s.Hidden, false)
+		is(t, "redacted", s.Redacted, true)
+	}, said(t, "1", "verified", 0, odd), said(t, "2", "verified", 0, odd), // twins
+		said(t, "3", "redacted", 1, status("verified")+`,"redaction":{"status":"processing"}`))
+}
+
 func TestAnEventInQuarantineNeedsARefresh(t *testing.T) {
 	t.Parallel()
 	s, _ := fold(said(t, "1", "verified", 0, status("verified")))

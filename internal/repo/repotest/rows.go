@@ -67,14 +67,14 @@ FROM stripe_identity.events`, func(f *fields) {
 		{`SELECT id AS session_id, account, context, livemode, type, status, last_error_code, last_error_reason, last_verification_report_id,
        client_reference_id, related_customer, related_customer_account, related_person, related_person_account,
        verification_flow, options::text, metadata::text, redaction_status, created_at, status_changed_at, last_event_id,
-       last_event_created_at, needs_refresh, outputs_wanted_since
+       last_event_created_at, needs_refresh, hidden, outputs_wanted_since
 FROM stripe_identity.verification_sessions`, func(f *fields) {
 			r.Sessions[f.text()] = events.SessionRow{
 				Account: f.text(), Context: f.text(), Livemode: f.mode(), Type: f.text(), Status: f.text(), LastErrorCode: f.text(),
 				LastErrorReason: f.text(), LastVerificationReportID: f.text(), ClientReferenceID: f.text(), RelatedCustomer: f.text(),
 				RelatedCustomerAccount: f.text(), RelatedPerson: f.text(), RelatedPersonAccount: f.text(), VerificationFlow: f.text(),
 				Options: f.json(), Metadata: f.json(), RedactionStatus: f.text(), CreatedAt: f.time(), StatusChangedAt: f.time(),
-				LastEventID: f.text(), LastEventCreatedAt: f.time(), NeedsRefresh: f.bool(), OutputsWantedSince: f.time(),
+				LastEventID: f.text(), LastEventCreatedAt: f.time(), NeedsRefresh: f.bool(), Hidden: f.bool(), OutputsWantedSince: f.time(),
 			}
 		}},
 		{`SELECT coalesce(event_id, session_id || '@' || extract(epoch FROM occurred_at)::bigint), session_id, account, livemode, type,
