@@ -151,6 +151,47 @@ func TestAHeldSessionHoldsUpNoOther(t *testing.T) {
 	wg.Wait()
 }
 
+// Also where a delivery has less time than a batch usually waits for a session.
+func TestAHeldSessionHoldsUpNoOtherIfTimeIsShort(t *testing.T) {
+	t.Parallel()
+	url := pgtest.Database(t)
+	s := open(t, url, func(o *repo.Options) { o.Committers, o.CommitTimeout = 1, 200*time.Millisecond })
+	recordAll(t, s, 10*time.Second, verified(t, "evt_first", "vs_held"))
+	hold(t, url, "vs_held")
+	got := recordAll(t, s, 10*time.Second, verified(t, "evt_held", "vs_held"), verified(t, "evt_free", "vs_free"))
+	if !errors.Is(got[0].err, events.ErrLocked) {
+		t.Errorf("the held session's event: %v, want ErrLocked", got[0].err)
+	}
+	if got[1].err != nil || got[1].outcome != events.Applied {
+		t.Errorf("its neighbour: %q, %v", got[1].outcome, got[1].err)
+	}
+}
+
+func TestAnswersThatWaitForHeldSessionsHoldUpNoDelivery(t *testing.T) {
+	t.Parallel()
+	url := pgtest.Database(t)
+	s := open(t, url)
+	var asking sync.WaitGroup
+	for i := range 8 {
+		id := fmt.Sprintf("vs_held_%d", i)
+		recordAll(t, s, 10*time.Second, verified(t, "evt_"+id, id))
+		hold(t, url, id)
+		answer := &events.Answer{From: at(0), Until: at(1), Session: read(t, newSession(1, id).Created(at(0)).Body).Session}
+		asking.Go(func() { // each of them in vain
+			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+			defer cancel()
+			_, _ = s.Serve(ctx, &repo.Wish{Session: id}, answer)
+		})
+	}
+	time.Sleep(200 * time.Millisecond)
+	for i := range 5 {
+		if r := recordAll(t, s, 10*time.Second, verified(t, fmt.Sprintf("evt_%d", i), fmt.Sprintf("vs_free_%d", i)))[0]; r.err != nil || r.took > time.Second {
+			t.Errorf("a delivery beside them: %v after %v", r.err, r.took)
+		}
+	}
+	asking.Wait()
+}
+
 func TestASessionThatIsLetGoIsRecorded(t *testing.T) {
 	t.Parallel()
 	url := pgtest.Database(t)

@@ -26,6 +26,7 @@ type writes struct {
 	served      []*Wish
 	told        []*events.Step // rows that only the API told
 	advanced    bool           // there are new transitions
+	notifies    bool           // and whoever listens is told
 
 	isGone        func(sessionID string) bool
 	snapshotKnown func(thin *events.Event) bool

@@ -1,6 +1,7 @@
 package repo
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -68,7 +69,7 @@ func (s *Store) Watch(ctx context.Context, health *atomic.Pointer[Health], chang
 func (s *Store) check(ctx context.Context) (h Health, read bool) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	err := s.pool.QueryRow(ctx, `
+	err := cmp.Or(s.watch, s.pool).QueryRow(ctx, `
 SELECT coalesce(max(version_id), 0) FROM stripe_identity.schema_migrations WHERE is_applied`).Scan(&h.Schema)
 	_, code := blameFor(err)
 	read = err == nil || code == "42P01" || code == "3F000" // there is none

@@ -4,6 +4,7 @@ import (
 	"context"
 	neturl "net/url"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -102,6 +103,31 @@ func TestADatabaseThatDoesNotLetUsInIsDown(t *testing.T) {
 		}
 		w.expect(t, map[string]float64{"webhookd_database_up": 0})
 	})
+}
+
+func TestReadersThatAreBusyAreNoDatabaseThatIsDown(t *testing.T) {
+	t.Parallel()
+	url := pgtest.Database(t)
+	reg := prometheus.NewRegistry()
+	s := open(t, url, func(o *repo.Options) { o.Registry = reg })
+	conn := connect(t, url)
+	rowsOf(t, conn, `BEGIN`)
+	rowsOf(t, conn, `LOCK TABLE stripe_identity.pii_reads IN ACCESS EXCLUSIVE MODE`)
+	ctx, stop := context.WithCancel(t.Context())
+	var busy sync.WaitGroup
+	for range 5 {
+		busy.Go(func() { _, _ = s.Export(ctx, "vs_1", repo.Reader{Who: "x", Command: "export"}) })
+	}
+	time.Sleep(100 * time.Millisecond)
+	var health atomic.Pointer[repo.Health]
+	busy.Go(func() { s.Watch(ctx, &health, func(repo.Health) {}) })
+	time.Sleep(3 * time.Second) // longer than a look may take
+	if h := health.Load(); h == nil || !h.Up || h.Err != nil {
+		t.Errorf("found %+v", h)
+	}
+	rowsOf(t, conn, `ROLLBACK`)
+	stop()
+	busy.Wait()
 }
 
 func TestASchemaThatCannotBeReadIsNotAnOldOne(t *testing.T) {

@@ -8,8 +8,8 @@ import (
 	"webhookd/internal/events"
 )
 
-// laneWorkers is how many held sessions are waited for at a time; each takes a
-// connection.
+// laneWorkers is how many held sessions are waited for at a time, where there are
+// connections enough; each takes one.
 const laneWorkers = 4
 
 // lane is where events wait whose session somebody else holds, so that nobody
@@ -23,8 +23,9 @@ type lane struct {
 	working sync.WaitGroup
 }
 
-func newLane(s *Store) *lane {
-	return &lane{store: s, waiting: map[string][]*order{}, places: make(chan struct{}, laneWorkers)}
+// newLane makes a lane that may have so many connections, and takes one at the least.
+func newLane(s *Store, connections int) *lane {
+	return &lane{store: s, waiting: map[string][]*order{}, places: make(chan struct{}, min(max(connections, 1), laneWorkers))}
 }
 
 // take takes an order if its session is in the lane already.

@@ -113,7 +113,7 @@ FROM stripe_identity.provided_details WHERE session_id = ANY ($1)`
 // takes for granted what is almost always so and is made sure of before COMMIT:
 // that an event outside the history is new, that nothing of these sessions is in
 // quarantine, that no thin event waits for these events.
-func look(ctx context.Context, conn *pgx.Conn, p *pipeline, orders []*order, lockTimeout time.Duration, all bool) (*view, error) {
+func (s *Store) look(ctx context.Context, conn *pgx.Conn, p *pipeline, orders []*order, lockTimeout time.Duration, all bool) (*view, error) {
 	sessionIDs, eventIDs, carries := concerned(orders)
 	v := &view{
 		sessions: make(map[string]*session, len(sessionIDs)), known: make(map[string]bool, len(eventIDs)),
@@ -136,7 +136,7 @@ func look(ctx context.Context, conn *pgx.Conn, p *pipeline, orders []*order, loc
 		p.add(sqlSettings, nil)
 		p.text(milliseconds(lockTimeout))
 		p.flag(true)
-	case lockTimeout != batchLockTimeout:
+	case lockTimeout != s.batchLock:
 		p.add(sqlLockTimeout, nil)
 		p.text(milliseconds(lockTimeout))
 	}
@@ -173,7 +173,7 @@ const setting = "set for writes"
 // setForWrites gives a connection the settings of writes for as long as it
 // stands. Where a pooler answers, it is another server's tomorrow: then each
 // transaction sets them.
-func setForWrites(ctx context.Context, conn *pgx.Conn) error {
+func (s *Store) setForWrites(ctx context.Context, conn *pgx.Conn) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second) // the pool has no limit of its own
 	defer cancel()
 	var backend uint32
@@ -183,7 +183,7 @@ func setForWrites(ctx context.Context, conn *pgx.Conn) error {
 	if backend != conn.PgConn().PID() {
 		return nil
 	}
-	_, err := conn.Exec(ctx, sqlSettings, milliseconds(batchLockTimeout), false)
+	_, err := conn.Exec(ctx, sqlSettings, milliseconds(s.batchLock), false)
 	conn.PgConn().CustomData()[setting] = true
 	return err
 }
@@ -290,7 +290,7 @@ func (v *view) readKnown(r *row) {
 	default:
 		v.quarantined[t.ID] = doubt{string(session), at}
 		if s != nil {
-			s.Hidden = s.Hidden || t.Type == "hides"
+			s.Hidden = s.Hidden || t.Type == "hides" && !s.Redacted
 		}
 	}
 }

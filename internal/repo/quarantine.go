@@ -3,6 +3,7 @@ package repo
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -181,9 +182,12 @@ WHERE id = $1 AND jsonb_typeof(options) = 'object'`, e.SessionID, string(e.Sessi
 }
 
 // cut reports whether the stored payload lacks what the event said: it went
-// too deep, or had a number that jsonb cannot hold.
+// too deep, had a number that jsonb cannot hold, or said it where something
+// personal stands.
 func cut(reason string) bool {
-	return strings.HasPrefix(reason, "nested deeper than ") || reason == "number out of range"
+	return reason == "number out of range" || slices.ContainsFunc(
+		[]string{"nested deeper than ", "last_verification_report is no ", "provided_details", "verified_outputs"},
+		func(cause string) bool { return strings.HasPrefix(reason, cause) })
 }
 
 func orEmpty(s *string) *string {

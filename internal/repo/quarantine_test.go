@@ -148,6 +148,9 @@ func TestReplayLeavesWhatIsNotUnderstood(t *testing.T) {
 		"its payload was erased":   edit(t, s.Processing(at(6)).Body, map[string]any{"data.object.status": 5}),
 		"PostgreSQL refuses it":    s.Processing(at(7)).Body,
 		"its payload is another's": s.Processing(at(8)).Body,
+		"a report that is no id":   edit(t, s.Processing(at(10)).Body, map[string]any{"data.object.last_verification_report": 5}),
+		"outputs that are none":    edit(t, s.Processing(at(11)).Body, map[string]any{"data.object.verified_outputs": map[string]any{"dob": "x"}}),
+		"details that are none":    edit(t, s.Processing(at(12)).Body, map[string]any{"data.object.provided_details": "x"}),
 	}
 	// All that the session tells after it tells it too.
 	bodies["a redaction is in it"] = edit(t, s.Redacted(at(9)).Body, map[string]any{"data.object.status": 5})
@@ -156,6 +159,9 @@ func TestReplayLeavesWhatIsNotUnderstood(t *testing.T) {
 		"of an unknown type":       "unknown event type",
 		"nested too deep":          "its payload was cut to be stored; only Stripe can send it again",
 		"a number out of range":    "its payload was cut to be stored; only Stripe can send it again",
+		"a report that is no id":   "its payload was cut to be stored; only Stripe can send it again",
+		"outputs that are none":    "its payload was cut to be stored; only Stripe can send it again",
+		"details that are none":    "its payload was cut to be stored; only Stripe can send it again",
 		"a redaction is in it":     "its payload is gone (redaction or retention); only Stripe can send it again",
 		"its payload was erased":   "its payload is gone (redaction or retention); only Stripe can send it again",
 		"PostgreSQL refuses it":    "refused by PostgreSQL, SQLSTATE 22023",

@@ -115,11 +115,15 @@ func (q *queue) take(c *committer, batch []*order, most int) []*order {
 	defer q.mu.Unlock()
 	c.carried = 0 // what it had is answered
 	for {
-		if due, _ := q.isDue(); due {
+		due, in := q.isDue()
+		if due {
 			break
 		}
 		if q.closed {
 			return batch
+		}
+		if len(q.waiting) > 0 { // while all were busy, nobody heard of it
+			q.late.Reset(in)
 		}
 		q.due.Wait()
 	}

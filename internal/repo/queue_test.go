@@ -123,6 +123,22 @@ func TestQueue(t *testing.T) {
 			took(t, takes(first, 10), 1)
 			q.Close()
 		},
+		"what a committer that is freed leaves waiting goes before the other's long commit": func(t *testing.T) {
+			q := repo.NewQueue(100)
+			long, freed := q.Join(), q.Join()
+			put(t, q, 10)
+			took(t, takes(freed, 100), 10)
+			time.Sleep(15 * time.Millisecond)
+			put(t, q, 10)
+			took(t, takes(long, 100), 10)
+			time.Sleep(time.Millisecond)
+			put(t, q, 1)
+			time.Sleep(9 * time.Millisecond) // when it looked again, both were busy
+			waiting := takes(freed, 100)
+			time.Sleep(100 * time.Millisecond)
+			took(t, waiting, 1)
+			q.Close()
+		},
 		"no batch is over its most": func(t *testing.T) {
 			q := repo.NewQueue(10)
 			put(t, q, 7)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -80,10 +81,22 @@ func (s *Store) Redact(ctx context.Context, sessionIDs ...string) error {
 // redacted session leaves nothing personal.
 func (s *Store) Tell(ctx context.Context, a *events.Answer) error {
 	o := &order{about: a.Session.ID, answer: a}
-	if err := plain("write", s.try(ctx, []*order{o}, s.opt.LockTimeout)); err != nil {
+	if err := plain("write", s.putAnswer(ctx, o)); err != nil {
 		return fmt.Errorf("tell of session %s: %w", a.Session.ID, err)
 	}
 	return nil
+}
+
+// putAnswer writes an answer of the API, one at a time: each may wait for its session
+// with a connection that deliveries need.
+func (s *Store) putAnswer(ctx context.Context, o *order) error {
+	select {
+	case s.answering <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-s.answering }()
+	return s.try(ctx, []*order{o}, s.opt.LockTimeout)
 }
 
 // order is one thing to write: an event, an answer, or an operator's redaction.
@@ -97,14 +110,19 @@ type order struct {
 	timer    *time.Timer
 	done     chan error  // buffered: whoever waited may have gone
 	held     atomic.Bool // it waits in the lane, or did: its session was held
+	apart    bool        // its session's row refuses it too: it goes into quarantine alone
 
 	outcome  events.Outcome
 	redacted bool // of an answer: the session holds nothing personal
 }
 
+// session is the one whose row is locked for it; empty for none.
 func (o *order) session() string {
-	if o.event == nil {
+	switch {
+	case o.event == nil:
 		return o.about
+	case o.apart:
+		return ""
 	}
 	return o.event.SessionID
 }
@@ -114,8 +132,7 @@ func (s *Store) Close() {
 	s.queue.close()
 	s.committers.Wait()
 	s.lane.wait()
-	s.writers.Close()
-	s.pool.Close()
+	s.closePools()
 }
 
 // commitLoop is one committer.
@@ -154,13 +171,13 @@ func (s *Store) commit(batch []*order) {
 // settle commits orders together if it can, and otherwise in ever smaller
 // parts, until only the culprit suffers.
 func (s *Store) settle(ctx context.Context, orders []*order) {
-	err := s.try(ctx, orders, batchLockTimeout)
+	err := s.try(ctx, orders, s.batchLock)
 	if err == nil {
 		answer(orders, nil)
 		return
 	}
 	blame, code := blameFor(err)
-	if code == uniqueViolation || code == divisionByZero && len(orders) > 1 {
+	if blame == chance && (code == uniqueViolation || code == divisionByZero && len(orders) > 1) {
 		blame = theEvents // it was tried again, and is no chance
 	}
 	switch {
@@ -170,6 +187,9 @@ func (s *Store) settle(ctx context.Context, orders []*order) {
 		s.settle(ctx, orders[len(orders)/2:])
 	case blame == theEvents && refusable(orders[0].event):
 		orders[0].event = refused(orders[0].event, code, err)
+		s.settle(ctx, orders)
+	case blame == theEvents && orders[0].event != nil && !orders[0].apart:
+		orders[0].apart = true
 		s.settle(ctx, orders)
 	case blame == someones:
 		s.setAside(ctx, orders, err)
@@ -245,7 +265,7 @@ const (
 	// tries bounds how often one transaction is begun anew after it met another.
 	tries = 10
 	// batchLockTimeout is how long a batch waits for a session before it goes on
-	// without it: longer than another batch takes to commit on a slow disk.
+	// without it, and at most: longer than another batch takes to commit on a slow disk.
 	batchLockTimeout = 250 * time.Millisecond
 )
 
@@ -253,9 +273,19 @@ const (
 // took for granted was not so.
 func (s *Store) try(ctx context.Context, orders []*order, lockTimeout time.Duration) error {
 	all := slices.ContainsFunc(orders, func(o *order) bool { return o.event == nil || o.event.Kind != events.Snapshot }) || s.caution.takesNothing()
+	notify := s.opt.Notify && time.Now().Unix() >= s.silent.Load()
 	for n := 1; ; n++ {
-		err := s.transact(ctx, orders, lockTimeout, all)
+		err := s.transact(ctx, orders, lockTimeout, all, notify)
 		blame, code := blameFor(err)
+		if notify && strings.HasPrefix(code, "54") {
+			// That limit may be the one of NOTIFY's queue, which COMMIT meets, and
+			// no event is to blame for. A wake-up can be done without.
+			notify = false
+			if err = s.transact(ctx, orders, lockTimeout, all, notify); err == nil {
+				s.silence()
+			}
+			blame, code = blameFor(err)
+		}
 		if !all {
 			s.caution.learn(code != uniqueViolation && code != divisionByZero)
 		}
@@ -263,6 +293,14 @@ func (s *Store) try(ctx context.Context, orders []*order, lockTimeout time.Durat
 			return err
 		}
 		all = true
+	}
+}
+
+// silence does without NOTIFY for a minute.
+func (s *Store) silence() {
+	s.silent.Store(time.Now().Add(time.Minute).Unix())
+	if s.opt.NotifyFull != nil {
+		s.opt.NotifyFull()
 	}
 }
 
@@ -317,12 +355,12 @@ func refused(e *events.Event, code string, cause error) *events.Event {
 	if own := new(panicError); errors.As(cause, &own) {
 		q.Fault = own.Error()
 	}
-	q.Hides = e.Session.Redaction.Has() || e.Type == events.TypeRedacted
+	q.Hides = e.Session.Redaction.Has() || e.Type == events.TypeRedacted || e.Type == events.ThinType(events.TypeRedacted)
 	return &q
 }
 
 // transact is the road of every write: lock, look, decide, write, commit.
-func (s *Store) transact(ctx context.Context, orders []*order, lockTimeout time.Duration, all bool) (err error) {
+func (s *Store) transact(ctx context.Context, orders []*order, lockTimeout time.Duration, all, notify bool) (err error) {
 	conn, err := s.writers.Acquire(ctx)
 	if err != nil {
 		return err
@@ -357,7 +395,7 @@ func (s *Store) transact(ctx context.Context, orders []*order, lockTimeout time.
 	p := s.pipelines.Get().(*pipeline)
 	defer s.pipelines.Put(p)
 	p.reset() // a panic may have left something
-	v, err := look(ctx, conn.Conn(), p, orders, lockTimeout, all)
+	v, err := s.look(ctx, conn.Conn(), p, orders, lockTimeout, all)
 	if err != nil {
 		return err
 	}
@@ -368,5 +406,6 @@ func (s *Store) transact(ctx context.Context, orders []*order, lockTimeout time.
 	if err := s.wake(ctx, conn.Conn(), w); err != nil {
 		return err
 	}
+	w.notifies = notify && w.advanced
 	return s.write(ctx, conn.Conn(), p, w)
 }

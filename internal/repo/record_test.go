@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -460,6 +461,41 @@ VALUES ('evt_taken', 'vs_other', 'identity.verification_session.created', now(),
 	}
 }
 
+// Also if it is the session's row that is refused, which quarantine writes too.
+func TestWhatTheSessionsRowRefusesIsQuarantined(t *testing.T) {
+	t.Parallel()
+	for _, code := range []string{"22003", "23514", "54000"} {
+		for name, known := range map[string]bool{"of a session that is known": true, "of one that is not": false} {
+			t.Run(code+", "+name, func(t *testing.T) {
+				t.Parallel()
+				url := pgtest.Database(t)
+				store, session := open(t, url, func(o *repo.Options) { o.Committers, o.Notify = 1, true }), newSession(1, "vs_bad")
+				if known {
+					tell(t, store, session.Created(at(0)).Body)
+				}
+				execute(t, url, `CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN IF new.id = 'vs_bad' THEN RAISE EXCEPTION 'no' USING ERRCODE = '`+code+`'; END IF; RETURN new; END $$`)
+				execute(t, url, `CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON stripe_identity.verification_sessions FOR EACH ROW EXECUTE FUNCTION refuse()`)
+				bad := session.Processing(at(10)).Body
+				got := tell(t, store, bad, newSession(2, "vs_good").Created(at(0)).Body, bad)
+				if diff := cmp.Diff([]events.Outcome{events.Quarantined, events.Applied, events.Duplicate}, got); diff != "" {
+					t.Errorf("outcomes (-want +got):\n%s", diff)
+				}
+				want := []string{"vs_bad refused by PostgreSQL, SQLSTATE " + code}
+				if diff := cmp.Diff(want, one(t, url, `SELECT concat_ws(' ', session_id, reason, payload) FROM stripe_identity.quarantined_events`)); diff != "" {
+					t.Errorf("quarantine (-want +got):\n%s", diff)
+				}
+				execute(t, url, `DROP TRIGGER refuse ON stripe_identity.verification_sessions`)
+				tell(t, store, session.Verified(at(20)).Body)
+				refresh := one(t, url, `SELECT needs_refresh::text FROM stripe_identity.verification_sessions WHERE id = 'vs_bad'`)
+				if diff := cmp.Diff([]string{"true"}, refresh); diff != "" {
+					t.Errorf("needs a refresh, once its row can be written (-want +got):\n%s", diff)
+				}
+			})
+		}
+	}
+}
+
 func TestADatabaseThatIsAwayIsAnErrorThatTellsNothing(t *testing.T) {
 	t.Parallel()
 	silent, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0") // accepts and says nothing
@@ -512,6 +548,104 @@ func TestOurOwnFaultsAreErrorsAndQuarantineNothing(t *testing.T) {
 				t.Errorf("quarantined %q for our fault", got)
 			}
 		})
+	}
+}
+
+func TestAThinRedactionThatPostgreSQLRefusesHidesItsSession(t *testing.T) {
+	t.Parallel()
+	url := pgtest.Database(t)
+	store, session := open(t, url), newSession(1, "vs_1")
+	tell(t, store, session.Created(at(0)).Body)
+	e := read(t, session.Thin(session.Redacted(at(10))).Body)
+	e.Created = time.Unix(9_400_000_000_000, 0)
+	if outcome, err := store.Record(t.Context(), e); err != nil || outcome != events.Quarantined {
+		t.Errorf("it is %q, %v; want quarantined", outcome, err)
+	}
+	want := []string{"hidden"}
+	got := one(t, url, `SELECT CASE WHEN hidden THEN 'hidden' ELSE 'shown' END FROM stripe_identity.verification_sessions`)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("the session (-want +got):\n%s", diff)
+	}
+}
+
+// Two requests that are answered in one second, as after two thin events at once.
+func TestAnAnswerInTheSameSecondIsTheSameRow(t *testing.T) {
+	t.Parallel()
+	url := pgtest.Database(t)
+	var counted atomic.Int64
+	store, session := open(t, url, func(o *repo.Options) { o.Told = func(*events.Step) { counted.Add(1) } }), newSession(1, "vs_1")
+	tell(t, store, session.Created(at(0)).Body)
+	failed := read(t, session.RequiresInput(at(5), "document_expired").Body).Session
+	const rows = `SELECT concat_ws(' ', id, xid, status, error_code, source) FROM stripe_identity.status_transitions ORDER BY id`
+	var before []string
+	for i := range 3 {
+		answer := &events.Answer{From: at(7 + i), Until: at(10), Session: failed}
+		if _, err := store.Serve(t.Context(), &repo.Wish{Session: "vs_1"}, answer); err != nil {
+			t.Fatalf("serve: %v", err)
+		}
+		now := one(t, url, rows)
+		if i > 0 && !cmp.Equal(before, now) {
+			t.Errorf("history after answer %d (-before +now):\n%s", i+1, cmp.Diff(before, now))
+		}
+		before = now
+	}
+	if n := counted.Load(); n != 1 || len(before) != 2 {
+		t.Errorf("counted %d times, want once; history %q", n, before)
+	}
+	processing := read(t, session.Processing(at(6)).Body).Session // told later for the same second
+	if err := store.Tell(t.Context(), &events.Answer{From: at(10), Until: at(10), Session: processing}); err != nil {
+		t.Fatalf("tell: %v", err)
+	}
+	if got := one(t, url, `SELECT status FROM stripe_identity.status_transitions ORDER BY occurred_at`); !cmp.Equal(got, []string{"requires_input", "processing"}) {
+		t.Errorf("another state in the same second: %q", got)
+	}
+}
+
+// As after a change to a replica that had the rows and not the sequences.
+func TestASequenceThatIsBehindIsNoEventsFault(t *testing.T) {
+	t.Parallel()
+	url := pgtest.Database(t)
+	store, session := open(t, url), newSession(1, "vs_1")
+	tell(t, store, edit(t, session.Created(at(0)).Body, map[string]any{"data.object.metadata": map[string]any{"name": "Jenny"}}))
+	for i := range 20 {
+		tell(t, store, newSession(uint64(100+i), fmt.Sprintf("vs_other_%d", i)).Created(at(0)).Body)
+	}
+	execute(t, url, `SELECT setval(pg_get_serial_sequence('stripe_identity.status_transitions', 'id'), 1)`)
+	redacted := session.Redacted(at(10)).Body
+	_, err := store.Record(t.Context(), read(t, redacted))
+	if err == nil || !strings.Contains(err.Error(), "sequence is behind") {
+		t.Fatalf("error is %v, want one that says what to do", err)
+	}
+	if got := one(t, url, `SELECT event_id FROM stripe_identity.quarantined_events`); len(got) != 0 {
+		t.Errorf("quarantined %q for our fault", got)
+	}
+	execute(t, url, `SELECT setval(pg_get_serial_sequence('stripe_identity.status_transitions', 'id'), (SELECT max(id) FROM stripe_identity.status_transitions))`)
+	if diff := cmp.Diff([]events.Outcome{events.Applied}, tell(t, store, redacted)); diff != "" {
+		t.Errorf("once it is mended (-want +got):\n%s", diff)
+	}
+	if got := one(t, url, `SELECT coalesce(metadata::text, '') FROM stripe_identity.verification_sessions WHERE id = 'vs_1'`); !cmp.Equal(got, []string{""}) {
+		t.Errorf("metadata after the redaction %q", got)
+	}
+}
+
+// PostgreSQL's queue of notifications is 8 GB; who listens and never ends a
+// transaction fills it. Then a commit that notifies fails with 54000.
+func TestAFullQueueOfNotificationsIsNoEventsFault(t *testing.T) {
+	t.Parallel()
+	url := pgtest.Database(t)
+	execute(t, url, `CREATE SCHEMA fake`)
+	execute(t, url, `CREATE FUNCTION fake.pg_notify(text, text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN RAISE EXCEPTION 'too many notifications in the NOTIFY queue' USING ERRCODE = '54000'; END $$`)
+	execute(t, url, `DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET search_path = fake, pg_catalog', current_database()); END $$`)
+	var told atomic.Int64
+	store := open(t, url, func(o *repo.Options) { o.Notify, o.NotifyFull = true, func() { told.Add(1) } })
+	session := newSession(1, "vs_1")
+	got := tell(t, store, session.Created(at(0)).Body, session.Processing(at(10)).Body, session.Verified(at(20)).Body)
+	if diff := cmp.Diff([]events.Outcome{events.Applied, events.Applied, events.Applied}, got); diff != "" {
+		t.Errorf("outcomes (-want +got):\n%s", diff)
+	}
+	if n := told.Load(); n != 1 {
+		t.Errorf("told %d times in a minute, want once", n)
 	}
 }
 

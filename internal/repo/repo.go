@@ -25,8 +25,10 @@ import (
 	"net"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -57,11 +59,14 @@ type Options struct {
 	// Told is called after COMMIT with each transition that the API told before any
 	// event did, but for those that reconcile brought.
 	Told func(*events.Step)
+	// NotifyFull is called when PostgreSQL's queue of notifications is full: for a
+	// minute commits do without. May be nil.
+	NotifyFull func()
 	// Wake is told, in the transaction that makes them, of wishes of these
 	// sessions. The transaction is not its to end.
 	Wake func(ctx context.Context, tx pgx.Tx, sessionIDs []string) error
 	// LockTimeout is how long an event waits for a session that somebody else
-	// holds. Default 2 s.
+	// holds. Default 2 s, or half of CommitTimeout if that is less.
 	LockTimeout time.Duration
 	// Committers is how many batches are committed at the same time. Default 2.
 	Committers int
@@ -79,6 +84,7 @@ type Options struct {
 type Store struct {
 	pool       *pgxpool.Pool // of all but the write road
 	writers    *pgxpool.Pool // their connections have settings of their own
+	watch      *pgxpool.Pool // of Watch, which must not wait for others; nil: there are too few connections
 	opt        Options
 	metrics    *metrics
 	queue      *queue
@@ -87,6 +93,9 @@ type Store struct {
 	orders     sync.Pool // of *order, that carry events
 	committers sync.WaitGroup
 	caution    caution
+	batchLock  time.Duration // how long a batch waits for a session
+	answering  chan struct{} // held by who writes an answer of the API
+	silent     atomic.Int64  // no NOTIFY until then, unix: its queue is full
 }
 
 // Open prepares a store. It does not need the database to be there: a delivery
@@ -96,8 +105,8 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	o.LockTimeout = cmp.Or(o.LockTimeout, 2*time.Second)
 	o.CommitTimeout = cmp.Or(o.CommitTimeout, 10*time.Second)
+	o.LockTimeout = cmp.Or(o.LockTimeout, min(2*time.Second, o.CommitTimeout/2))
 	o.Committers = cmp.Or(o.Committers, 2)
 	o.BatchMax = cmp.Or(o.BatchMax, 256)
 	o.QueueLength = cmp.Or(o.QueueLength, 4096)
@@ -107,22 +116,34 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		cfg.MaxConns = min(readers, max(1, cfg.MaxConns/3))
 		writing.MaxConns = max(1, writing.MaxConns-cfg.MaxConns)
 	} else {
-		cfg.MaxConns, writing.MaxConns = readers, int32(o.Committers)+laneWorkers+1 // one for answers and redactions
+		cfg.MaxConns, writing.MaxConns = readers, int32(o.Committers)+laneWorkers+1 // one for answers
 	}
 	prepares, words := cfg.ConnConfig.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement, vocabulary()
+	s := &Store{
+		opt: o, queue: newQueue(o.QueueLength), caution: caution{length: leastCaution},
+		batchLock: min(batchLockTimeout, o.CommitTimeout/4), answering: make(chan struct{}, 1),
+	}
 	if prepares {
-		writing.AfterConnect = setForWrites
+		writing.AfterConnect = s.setForWrites
 	}
-	s := &Store{opt: o, queue: newQueue(o.QueueLength), caution: caution{length: leastCaution}}
-	if s.pool, err = pgxpool.NewWithConfig(ctx, cfg); err != nil {
-		return nil, fmt.Errorf("database pool: %w", err)
+	watching := cfg.Copy()
+	if watching.MaxConns = min(1, cfg.MaxConns-1); watching.MaxConns > 0 {
+		cfg.MaxConns--
 	}
-	if s.writers, err = pgxpool.NewWithConfig(ctx, writing); err != nil {
-		s.pool.Close()
-		return nil, fmt.Errorf("database pool: %w", err)
+	for _, p := range []struct {
+		of  **pgxpool.Pool
+		cfg *pgxpool.Config
+	}{{&s.pool, cfg}, {&s.writers, writing}, {&s.watch, watching}} {
+		if p.cfg.MaxConns == 0 {
+			continue
+		}
+		if *p.of, err = pgxpool.NewWithConfig(ctx, p.cfg); err != nil {
+			s.closePools()
+			return nil, fmt.Errorf("database pool: %w", err)
+		}
 	}
 	s.metrics = newMetrics(o.Registry, s.pools(), func() float64 { return float64(s.queue.length()) })
-	s.lane = newLane(s)
+	s.lane = newLane(s, int(writing.MaxConns)-o.Committers-1)
 	s.orders.New = func() any {
 		timer := time.NewTimer(time.Hour)
 		timer.Stop()
@@ -137,10 +158,19 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	return s, nil
 }
 
-// readers is how many connections there are for all but writes.
+// readers is how many connections there are for all but writes, that of Watch
+// among them.
 const readers = 3
 
-func (s *Store) pools() []*pgxpool.Pool { return []*pgxpool.Pool{s.pool, s.writers} }
+func (s *Store) pools() []*pgxpool.Pool {
+	return slices.DeleteFunc([]*pgxpool.Pool{s.pool, s.writers, s.watch}, func(p *pgxpool.Pool) bool { return p == nil })
+}
+
+func (s *Store) closePools() {
+	for _, p := range s.pools() {
+		p.Close()
+	}
+}
 
 // OpenPool opens connections of their own to the database of o, at most n at a
 // time: for the job queue, which then neither waits for deliveries nor makes
@@ -192,6 +222,9 @@ const (
 	lockNotAvailable     = "55P03"
 )
 
+// transitionsKey is the primary key of status_transitions: a sequence gives it.
+const transitionsKey = "status_transitions_pkey"
+
 // panicError is a fault of this program that an event brought out. It names
 // the type of the panic and its place; the value may quote the event.
 type panicError struct{ what string }
@@ -236,6 +269,11 @@ func blameFor(err error) (blame, string) {
 		return chance, pg.Code
 	case lockNotAvailable:
 		return someones, pg.Code
+	}
+	if pg.ConstraintName == transitionsKey || pg.SchemaName == "webhookd_jobs" {
+		return ours, pg.Code // no event says which number a sequence gives, or what stands in the job queue
+	}
+	switch pg.Code {
 	case uniqueViolation, divisionByZero:
 		// Somebody else made the session, or told something of it, at the same time;
 		// or what was taken for granted was not so; or one event id came under two
@@ -260,7 +298,11 @@ type databaseError struct {
 func (e *databaseError) Error() string {
 	var b strings.Builder
 	b.WriteString("SQLSTATE " + e.code)
-	if words := inWords(e.code); words != "" {
+	words := inWords(e.code)
+	if e.constraint == transitionsKey {
+		words = "its sequence is behind, as after a restore without it: SELECT setval(pg_get_serial_sequence('stripe_identity.status_transitions', 'id'), (SELECT max(id) FROM stripe_identity.status_transitions))"
+	}
+	if words != "" {
 		b.WriteString(" (" + words + ")")
 	}
 	if e.table != "" {

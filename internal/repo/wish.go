@@ -114,7 +114,7 @@ type Served struct {
 // transaction if nothing more is wanted.
 func (s *Store) Serve(ctx context.Context, w *Wish, a *events.Answer) (Served, error) {
 	o := &order{about: a.Session.ID, answer: a, wish: w}
-	err := plain("write what Stripe tells of session "+w.Session, s.try(ctx, []*order{o}, s.opt.LockTimeout))
+	err := plain("write what Stripe tells of session "+w.Session, s.putAnswer(ctx, o))
 	return Served{Redacted: o.redacted, Ended: w.ended}, err
 }
 

@@ -273,7 +273,7 @@ func (s *Store) write(ctx context.Context, conn *pgx.Conn, p *pipeline, w *write
 	}
 	if len(w.sessions) > 0 {
 		sql := sqlNothingElse
-		if w.advanced && s.opt.Notify {
+		if w.notifies {
 			sql = sqlNothingElseNotify
 		}
 		p.add(sql, nil)
