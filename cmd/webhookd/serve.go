@@ -119,7 +119,11 @@ func serve(ctx context.Context, cfg *Config, log *zap.Logger, on listeners, read
 		Asks:      func(live bool) bool { return secrets.Current().hasKey(live) },
 		Wake:      wake,
 		Told:      func(t *events.Step) { rcv.CountTold(t) },
-		Registry:  reg,
+		NotifyFull: func() {
+			log.Warn("PostgreSQL's queue of notifications is full: for a minute commits do not notify, and consumers learn when they poll; " +
+				"end the session that listens and is idle in a transaction (SELECT pg_notification_queue_usage())")
+		},
+		Registry: reg,
 	}
 	store, err := repo.Open(ctx, options)
 	if err != nil {
@@ -148,7 +152,9 @@ func serve(ctx context.Context, cfg *Config, log *zap.Logger, on listeners, read
 	// Work that ends with the last answer, not with the signal.
 	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWork()
-	group, ctx := errgroup.WithContext(ctx)
+	running, stop := context.WithCancel(ctx)
+	defer stop()
+	group, ctx := errgroup.WithContext(running)
 	group.Go(func() error { return served(server.Serve(on.public)) })
 	group.Go(func() error { return served(admin.Serve(on.admin)) })
 	group.Go(func() error { store.Watch(work, &state.health, tellHealth(log)); return nil })
@@ -157,6 +163,7 @@ func serve(ctx context.Context, cfg *Config, log *zap.Logger, on listeners, read
 	log.Info("serving", zap.Stringer("listen", on.public.Addr()), zap.Stringer("admin", on.admin.Addr()),
 		zap.String("path", cfg.WebhookPath), zap.Strings("webhook_secrets", secretNames(cfg.Secrets)))
 	if err := ready(); err != nil {
+		stop()
 		stopWork()
 		return errors.Join(err, server.Close(), admin.Close(), group.Wait())
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -205,6 +206,36 @@ func TestAnAddressThatIsTakenIsToldByItsVariable(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), variable) || !strings.HasSuffix(err.Error(), ": set it to another address") {
 			t.Errorf("%s is taken: %v", variable, err)
 		}
+	}
+}
+
+func TestServeEndsIfNobodyCanBeToldThatItIsReady(t *testing.T) {
+	t.Parallel()
+	cfg, err := LoadConfig(needDatabase|needSecrets, func(e *environment) {
+		e.DatabaseURL.force(pgtest.Database(t))
+		e.StripeWebhookSecrets.force(whsec)
+		e.ListenAddr.force("127.0.0.1:0")
+		e.AdminAddr.force("127.0.0.1:0")
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	on, err := listen(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	full := errors.New("no space left on device")
+	ended := make(chan error, 1)
+	go func() {
+		ended <- serve(t.Context(), cfg, newLogger(new(buffer), cfg.LogLevel, cfg.LogFormat), on, func() error { return full })
+	}()
+	select {
+	case err := <-ended:
+		if !errors.Is(err, full) {
+			t.Errorf("it ended with %v", err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("it did not end")
 	}
 }
 
