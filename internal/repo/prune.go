@@ -335,8 +335,8 @@ DELETE FROM stripe_identity.provided_details WHERE session_id = ANY ($1) AND tol
 	// binds s to the session and before to the time of retention. What goes is
 	// always the beginning of a history, in whole seconds, and never:
 	//   - what the present state follows from: where its status began, the newest
-	//     event, the first
-	//     cancellation, which is final, and the span of the newest answer;
+	//     event, the first cancellation, which is final, and the span of the newest
+	//     answer;
 	//   - what came a short while ago, however long ago it happened: its twin may
 	//     come yet;
 	//   - the row before an answer that only confirmed it: the answer would be
@@ -350,7 +350,7 @@ SELECT CASE WHEN a.first IS NULL OR EXISTS (
            SELECT max(occurred_at) FROM stripe_identity.status_transitions WHERE session_id = s.id AND occurred_at < c.cut
        ) END AS cut
 FROM (
-    SELECT least(before, s.status_changed_at, s.last_event_created_at, s.fetched_from, (
+    SELECT least(s.status_changed_at, s.last_event_created_at, s.fetched_from, (
                SELECT min(occurred_at) FROM stripe_identity.status_transitions
                WHERE session_id = s.id AND (status = 'canceled' OR recorded_at >= before)
            )) AS cut
@@ -372,7 +372,7 @@ CROSS JOIN stripe_identity.verification_sessions s
 CROSS JOIN LATERAL (` + sqlCut + `
 ) cut
 WHERE (EXISTS (SELECT FROM stripe_identity.status_transitions
-               WHERE session_id = s.id AND occurred_at < least($1, s.status_changed_at, s.last_event_created_at, s.fetched_from))
+               WHERE session_id = s.id AND recorded_at < $1 AND occurred_at < least(s.status_changed_at, s.last_event_created_at, s.fetched_from))
     OR EXISTS (SELECT FROM stripe_identity.answers
                WHERE session_id = s.id AND told_until < least($1, s.status_changed_at, s.last_event_created_at, s.fetched_from)))
   AND (EXISTS (SELECT FROM stripe_identity.status_transitions WHERE session_id = s.id AND occurred_at < cut.cut)

@@ -119,6 +119,24 @@ func TestEverythingIsKeptForItsRetentionAndNotLonger(t *testing.T) {
 	}
 }
 
+func TestHistoryIsKeptFromWhenItWasReceived(t *testing.T) {
+	t.Parallel()
+	url := pgtest.Database(t)
+	store, s := open(t, url), newSession(1, "vs_1")
+	tell(t, store, s.Created(ago(3*time.Hour)).Body, s.Processing(ago(2*time.Hour)).Body, s.Verified(ago(time.Hour)).Body)
+	age(t, url, 40*day-time.Hour)
+	if diff := cmp.Diff(repo.Pruned{}, prune(t, store, repo.Retention{History: 40 * day})); diff != "" {
+		t.Errorf("before its time (-want +got):\n%s", diff)
+	}
+	age(t, url, 2*time.Hour)
+	if diff := cmp.Diff(repo.Pruned{Transitions: 2, Events: 2}, prune(t, store, repo.Retention{History: 40 * day})); diff != "" {
+		t.Errorf("after it (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([]string{"verified"}, left(t, url, "status", "status_transitions", "true")); diff != "" {
+		t.Errorf("left (-want +got):\n%s", diff)
+	}
+}
+
 func TestForeverIsForEver(t *testing.T) {
 	t.Parallel()
 	url := pgtest.Database(t)
