@@ -97,11 +97,6 @@ type Retention time.Duration
 // Forever is no limit.
 const Forever Retention = 0
 
-// Limit is the time after which to prune, and false if there is none.
-func (r Retention) Limit() (time.Duration, bool) {
-	return time.Duration(r), r != Forever
-}
-
 func (r Retention) String() string {
 	if r == Forever {
 		return "forever"

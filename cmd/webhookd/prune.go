@@ -96,8 +96,9 @@ func writePruned(w io.Writer, cfg *Config, p repo.Pruned, what string) error {
 
 // days is a retention as the documentation writes it.
 func days(r Retention) string {
-	if d, limited := r.Limit(); limited && d%(24*time.Hour) == 0 {
-		return fmt.Sprintf("%dd", d/(24*time.Hour))
+	const day = Retention(24 * time.Hour)
+	if r != Forever && r%day == 0 {
+		return fmt.Sprintf("%dd", r/day)
 	}
 	return r.String()
 }

@@ -213,7 +213,7 @@ func (l *ledger) write(s *events.Standing) {
 // reread is the standing as the next transaction reads it.
 func (l *ledger) reread(t *rapid.T, session string) {
 	s := l.standing(session)
-	births, err := events.ParseBirths(s.Births.String())
+	births, err := events.ParseBirths(string(s.Births.Append(nil)))
 	if err != nil {
 		t.Fatal(err)
 	}

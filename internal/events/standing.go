@@ -456,11 +456,8 @@ func (s *Standing) bear(c *Session, key Key, account, context Text) {
 	}
 }
 
-// String packs the births for a column: a digit for each field, then the keys
+// Append packs the births for a column: a digit for each field, then the keys
 // that the digits name, as second.rank.length:id; "-" is a field nobody told.
-func (b Births) String() string { return string(b.Append(nil)) }
-
-// Append appends what String packs.
 func (b Births) Append(out []byte) []byte {
 	var all [len(b)]Key
 	keys := all[:0]
@@ -484,7 +481,7 @@ func (b Births) Append(out []byte) []byte {
 	return out
 }
 
-// ParseBirths reads what [Births.String] wrote.
+// ParseBirths reads what [Births.Append] wrote.
 func ParseBirths(s string) (b Births, err error) {
 	if s == "" {
 		return b, nil
