@@ -116,6 +116,10 @@ func serverFindings(s repo.Server, shared bool) (f findings) {
 	} else {
 		f.okf("database clock", "it %s", offset(s.Clock.Truncate(time.Second)))
 	}
+	if s.NotifyQueue > 0.5 {
+		f.warnf("notifications", "end the session that listens and is idle in a transaction (pg_stat_activity): once it is full, nobody is notified",
+			"%.0f %% of PostgreSQL's queue is used", 100*s.NotifyQueue)
+	}
 	f.pooler(s, shared)
 	return f
 }

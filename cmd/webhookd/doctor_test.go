@@ -250,6 +250,11 @@ func TestDoctor(t *testing.T) {
 		"commits wait for another machine": {func(p *patient) {
 			p.sql(`ALTER DATABASE ` + p.clone() + ` SET synchronous_commit = remote_apply`)
 		}, []expectation{{"synchronous_commit", isOK, "remote_apply", ""}}},
+		"somebody listens and never ends a transaction": {func(p *patient) { // for long: the queue is 8 GB
+			p.sql(`CREATE SCHEMA full_queue`)
+			p.sql(`CREATE FUNCTION full_queue.pg_notification_queue_usage() RETURNS double precision LANGUAGE sql AS 'SELECT 0.9::double precision'`)
+			p.sql(`ALTER DATABASE ` + p.clone() + ` SET search_path = full_queue, pg_catalog`)
+		}, []expectation{{"notifications", isWarning, "90 % of PostgreSQL's queue is used", "idle in a transaction"}}},
 		"transactions are read-only": {func(p *patient) {
 			p.sql(`ALTER DATABASE ` + p.clone() + ` SET default_transaction_read_only = on`)
 		}, []expectation{{"writable", isFailure, "read-only by default", "default_transaction_read_only"}}},

@@ -20,6 +20,7 @@ type Server struct {
 	FullPageWrites    bool
 	SynchronousCommit string
 	Clock             time.Duration // how far it is ahead of ours; 0 within a round trip
+	NotifyQueue       float64       // the part of the queue of notifications that is used
 
 	Pooled    bool   // something between answers in PostgreSQL's name
 	QueryMode string // default_query_exec_mode of the URL, as it is written there
@@ -66,10 +67,10 @@ WITH limits AS (
 SELECT current_setting('server_version'), current_setting('server_version_num')::int, current_database()::text,
        pg_is_in_recovery(), current_setting('default_transaction_read_only')::boolean,
        current_setting('fsync')::boolean, current_setting('full_page_writes')::boolean,
-       current_setting('synchronous_commit'), pg_backend_pid(), clock_timestamp(),
+       current_setting('synchronous_commit'), pg_notification_queue_usage(), pg_backend_pid(), clock_timestamp(),
        (SELECT min(most) FROM limits), (SELECT min(most - used) FROM limits)`, pgx.QueryExecModeExec).
 		Scan(&f.Version, &f.Number, &f.Database, &f.Standby, &f.ReadOnly, &f.Fsync, &f.FullPageWrites,
-			&f.SynchronousCommit, &backend, &theirs, &f.Most, &f.Free)
+			&f.SynchronousCommit, &f.NotifyQueue, &backend, &theirs, &f.Most, &f.Free)
 	answered := now()
 	if err != nil {
 		return Server{}, plain("inspect the server", err)
