@@ -33,7 +33,8 @@ func newDevCommand() *cobra.Command {
 		Long: `Starts a private PostgreSQL (kept in .webhookd/), migrates it, serves on
 127.0.0.1:8080 and :9090 with a secret of its own, and prints what to try next.
 Ctrl-C stops all of it. What WEBHOOKD_ variables say (but for the database)
-counts here too.
+counts here too; where they say nothing, each delivery is a line of the log
+(debug, console; with --demo, errors).
 
 With --demo it also plays Stripe: a realistic mix of events without end, live and
 test, every error code among them, with duplicates, forgeries, what is lost and
