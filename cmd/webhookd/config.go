@@ -19,6 +19,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"webhookd/internal/events"
+	"webhookd/internal/signature"
 )
 
 // errConfig is wrapped by what LoadConfig returns: exit code 2.
@@ -233,6 +234,10 @@ func LoadConfig(need needs, edits ...func(*environment)) (*Config, error) {
 		}
 		return nil, fmt.Errorf("%w:\n%w", errConfig, errors.Join(l.faults...))
 	}
+	if cfg.Livemode == "live" && len(cfg.Secrets) > 0 && !slices.ContainsFunc(cfg.Secrets, func(s signature.Secret) bool { return !s.Test() }) {
+		l.warnings = append(l.warnings, env.Livemode.name+" is live, and every secret is a test: one: every live event is refused (wrong_mode); "+
+			"take test: away from the live endpoint's secret")
+	}
 	cfg.Warnings = slices.Concat(l.warnings, unknown)
 	return cfg, nil
 }
@@ -251,12 +256,12 @@ func loadTolerance() (time.Duration, error) {
 	return tolerance, nil
 }
 
-// namesDatabase tells whether any variable names a database, be it an empty one.
-func namesDatabase() bool {
-	return slices.ContainsFunc([]string{
+// namesDatabase lists the variables that name a database, be it an empty one.
+func namesDatabase() []string {
+	return slices.DeleteFunc([]string{
 		"DATABASE_URL", envPrefix + "_DATABASE_URL", envPrefix + "_DATABASE_URL_FILE",
 		envPrefix + "_MIGRATE_DATABASE_URL", envPrefix + "_MIGRATE_DATABASE_URL_FILE",
-	}, func(name string) bool { _, set := os.LookupEnv(name); return set })
+	}, func(name string) bool { _, set := os.LookupEnv(name); return !set })
 }
 
 // readEnvironment also returns the bare DATABASE_URL.

@@ -462,6 +462,17 @@ func TestConfigWarnsOfASecretKey(t *testing.T) {
 	}, cfg.Warnings)
 }
 
+func TestConfigWarnsWhereEveryLiveEventWouldBeRefused(t *testing.T) {
+	for secrets, warns := range map[string]bool{"test:a=whsec_1,test:b=whsec_2": true, "test:a=whsec_1,b=whsec_2": false} {
+		for mode, live := range map[string]bool{"live": true, "any": false, "test": false} {
+			cfg := mustLoad(t, env{"WEBHOOKD_DATABASE_URL": databaseURL, "WEBHOOKD_STRIPE_WEBHOOK_SECRETS": secrets, "WEBHOOKD_LIVEMODE": mode})
+			if got := len(cfg.Warnings) == 1 && strings.Contains(cfg.Warnings[0], "wrong_mode"); got != (warns && live) {
+				t.Errorf("%s, %s: warnings %q", secrets, mode, cfg.Warnings)
+			}
+		}
+	}
+}
+
 func TestConfigWarnsOfVariablesThatNothingReads(t *testing.T) {
 	slips := env{"WEBHOOKD_STRIPE_API_KEY": "x", "WEBHOOKD_PORT": "8080", "WEBHOOKD_LOGLEVEL": "debug"}
 	want := []string{

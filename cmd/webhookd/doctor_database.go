@@ -25,7 +25,7 @@ const (
 
 // reach is what to do where there is no way to the database.
 func reach() string {
-	if !namesDatabase() {
+	if len(namesDatabase()) == 0 {
 		return "start 'webhookd dev' in this folder, or set WEBHOOKD_DATABASE_URL"
 	}
 	return "check WEBHOOKD_DATABASE_URL, and that the server takes connections from here"
@@ -253,7 +253,11 @@ func (f *findings) waiting(check, do, noun string, w repo.Waiting, now time.Time
 }
 
 func (f *findings) reconcile(b repo.Backlog, cfg *Config, now time.Time) {
-	const check, run = "reconcile", "run 'webhookd reconcile' and see what it says"
+	const check = "reconcile"
+	run, often := "run 'webhookd reconcile' and see what it says", 3*cfg.ReconcileEvery
+	if cfg.ReconcileEvery == 0 {
+		run, often = "WEBHOOKD_RECONCILE_EVERY is 0: "+run+", see why nothing else does (a CronJob?), or set it to 1h", 6*time.Hour
+	}
 	last := ""
 	if b.LastRun == "partial" || b.LastRun == "failed" {
 		last = "; the last run was " + b.LastRun
@@ -261,11 +265,9 @@ func (f *findings) reconcile(b repo.Backlog, cfg *Config, now time.Time) {
 	switch age := now.Sub(b.Reconciled); {
 	case len(cfg.APIKeys) == 0:
 		f.okf(check, "off: there is no key")
-	case cfg.ReconcileEvery == 0:
-		f.warnf(check, "run 'webhookd reconcile' by other means, or set it to 1h: Stripe loses events now and then", "WEBHOOKD_RECONCILE_EVERY is 0")
 	case b.Reconciled.IsZero():
 		f.warnf(check, run, "never complete so far%s", last)
-	case age > 3*cfg.ReconcileEvery, last != "":
+	case age > often, last != "":
 		f.warnf(check, run, "the last complete run ended %s ago%s", roughly(age), last)
 	default:
 		f.okf(check, "the last complete run ended %s ago", roughly(age))

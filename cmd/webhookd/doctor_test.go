@@ -518,9 +518,19 @@ func TestDoctor(t *testing.T) {
 		"reconcile has failed": {func(p *patient) {
 			p.sql(`INSERT INTO stripe_identity.reconcile_runs (started_at, since, finished_at, result) VALUES (now(), now(), now(), 'failed')`)
 		}, []expectation{{"reconcile", isWarning, " minutes ago; the last run was failed", "webhookd reconcile"}}},
-		"reconcile is off": {func(p *patient) {
+		"something else reconciles": {func(p *patient) {
 			p.set(func(e *environment) { e.ReconcileEvery.force("0") })
-		}, []expectation{{"reconcile", isWarning, "WEBHOOKD_RECONCILE_EVERY is 0", "1h"}}},
+		}, []expectation{{"reconcile", isOK, "the last complete run ended 20 minutes ago", ""}}},
+		"nothing reconciles": {func(p *patient) {
+			p.set(func(e *environment) { e.ReconcileEvery.force("0") })
+			p.sql(`UPDATE stripe_identity.reconcile_runs SET finished_at = now() - interval '7 hours 1 minute'`)
+		}, []expectation{{"reconcile", isWarning, "the last complete run ended 7 hours ago", "WEBHOOKD_RECONCILE_EVERY is 0"}}},
+		"only test secrets, and live events alone are taken": {func(p *patient) {
+			p.set(func(e *environment) {
+				e.Livemode.force("live")
+				e.StripeWebhookSecrets.force("test:main=" + whsec)
+			})
+		}, []expectation{{"configuration", isWarning, "every live event is refused", "correct it"}}},
 		"the tables of the backlog are gone": {func(p *patient) {
 			p.sql(`DROP TABLE stripe_identity.reconcile_runs, stripe_identity.events CASCADE`)
 		}, []expectation{

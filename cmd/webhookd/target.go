@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -84,13 +85,15 @@ func (t *target) complete() error {
 }
 
 // orDev is an edit for the commands of operators: where no variable names a
-// database, that of dev in this folder is meant, and said to be, and its secret
+// database, or DATABASE_URL names it as dev prints it, that of dev in this folder
+// is meant, and said to be, and its secret
 // where none is configured. Beside a demo the Stripe that it plays is lent too.
 func orDev(ctx context.Context, stderr io.Writer) (func(*environment), error) {
-	var dev target
-	var err error
-	if !namesDatabase() {
-		dev, err = readDevFile()
+	dev, err := readDevFile()
+	if named := namesDatabase(); len(named) > 0 {
+		if err != nil || !slices.Equal(named, []string{"DATABASE_URL"}) || os.Getenv("DATABASE_URL") != dev.DatabaseURL {
+			return func(*environment) {}, nil
+		}
 	}
 	switch {
 	case err != nil && !errors.Is(err, fs.ErrNotExist):

@@ -59,6 +59,15 @@ func TestCommandsOfOperatorsFindDev(t *testing.T) {
 	if out := p.stdout.String(); strings.Count(p.log.String(), usingDev) != 1 || !strings.Contains(out, "ok       configuration") || !strings.Contains(out, "1 secret: dev") {
 		t.Errorf("doctor: %s%s", out, p.log)
 	}
+	// As dev prints it for psql, it means no less; another database is another matter.
+	printed := launch(t, d.dir, env{"DATABASE_URL": d.database}, "doctor").exits(exitFailed)
+	if !strings.Contains(printed.stdout.String(), "1 secret: dev") {
+		t.Errorf("doctor, with what dev printed: %s%s", printed.stdout, printed.log)
+	}
+	other := launch(t, d.dir, env{"DATABASE_URL": d.database + "&application_name=x"}, "doctor").exits(exitUsage)
+	if strings.Contains(other.log.String(), usingDev) {
+		t.Errorf("doctor, with another database: %s%s", other.stdout, other.log)
+	}
 	own := launch(t, d.dir, env{"WEBHOOKD_STRIPE_WEBHOOK_SECRETS": "mine=" + whsec}, "doctor").exits(exitFailed)
 	if !strings.Contains(own.stdout.String(), "1 secret: mine") {
 		t.Errorf("doctor: %s%s", own.stdout, own.log)

@@ -21,6 +21,9 @@ const (
 	// overlap is how far a run looks back behind the last complete one: clocks
 	// differ, and what Stripe lists may come late.
 	overlap = time.Hour
+	// underWay is how long Stripe's own delivery may take: a run that nobody told
+	// how far back to go leaves younger events, and their sessions, to the next.
+	underWay = 30 * time.Second
 	// stuck is how long a session may be processing before it is read again.
 	stuck = 15 * time.Minute
 	// lively is how long something that was told keeps a session in
@@ -110,7 +113,8 @@ func pauseFor(ctx context.Context, d time.Duration) error {
 // ReconcileRequest is what a run is to do.
 type ReconcileRequest struct {
 	// Since is how far back: events and sessions created then or later. Zero is
-	// since the last complete run, or 30 days. Of events Stripe has 30 days.
+	// since the last complete run, or 30 days, without the last 30 seconds. Of
+	// events Stripe has 30 days.
 	Since time.Time
 	// DryRun writes nothing at all.
 	DryRun bool

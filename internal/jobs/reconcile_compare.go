@@ -26,6 +26,7 @@ type comparison struct {
 	sessionsSince time.Time // may be before the report's Since: who was not known by then is left alone
 	isDaily       bool
 
+	younger  map[string]bool     // sessions with an event that may be under way
 	expected map[string]expected // what a dry run would have recorded, by session
 	refused  map[stripeapi.Place]error
 	lost     []string // sessions that Stripe does not know, by their ids
@@ -42,7 +43,7 @@ type expected struct {
 func newComparison(r *Reconciler, q ReconcileRequest) *comparison {
 	return &comparison{
 		Reconciler: r, ReconcileRequest: q, modes: r.modes(),
-		expected: map[string]expected{}, refused: map[stripeapi.Place]error{},
+		younger: map[string]bool{}, expected: map[string]expected{}, refused: map[stripeapi.Place]error{},
 		report: Report{
 			DryRun: q.DryRun, AfterRestore: q.AfterRestore, StartedAt: r.opt.Now().UTC(),
 			Places: []string{}, Unread: []string{}, Notes: []string{},
@@ -337,7 +338,13 @@ func (c *comparison) takeEvents(ctx context.Context, p stripeapi.Place, page []*
 	}
 	c.report.EventsListed += int64(len(page))
 	missing := slices.DeleteFunc(page, func(e *events.Event) bool {
-		return known[e.ID] == repo.Recorded || known[e.ID] == repo.InQuarantine && e.Kind == events.Broken || e.Kind == events.Foreign
+		if known[e.ID] == repo.Recorded || known[e.ID] == repo.InQuarantine && e.Kind == events.Broken || e.Kind == events.Foreign {
+			return true
+		}
+		if c.mayBeUnderWay(e.Created) {
+			c.younger[e.SessionID] = true
+		}
+		return c.younger[e.SessionID]
 	})
 	findings := make([]Finding, len(missing))
 	for i, e := range missing {
@@ -380,6 +387,12 @@ func (c *comparison) takeEvents(ctx context.Context, p stripeapi.Place, page []*
 	}
 	c.progress()
 	return nil
+}
+
+// mayBeUnderWay reports whether what was told at that time is left to Stripe's
+// own delivery.
+func (c *comparison) mayBeUnderWay(told time.Time) bool {
+	return c.Since.IsZero() && !c.AfterRestore && c.opt.Now().Sub(told) < underWay
 }
 
 // expect notes what the newest missing event of a session tells.
@@ -540,6 +553,8 @@ func (c *comparison) news(a *stripeapi.Answer, ours repo.SessionState, listed bo
 		theirs.Redaction = ours.State.Redaction // a redaction is not taken back
 	}
 	switch {
+	case c.younger[a.Session.ID], !ours.Known && c.mayBeUnderWay(a.Session.Created):
+		return "" // the next run sees whether the delivery came
 	case !ours.Known && listed && !c.AfterRestore && a.Session.Created.Before(c.report.Since.Truncate(time.Second)):
 		return "" // before what was asked for; a restore has lost any of those listed
 	case !ours.Known:

@@ -882,6 +882,34 @@ func TestARunBeginsWhereTheLastCompleteOneDid(t *testing.T) {
 	}
 }
 
+func TestWhatMayStillBeUnderWayIsLeftToTheNextRun(t *testing.T) {
+	t.Parallel()
+	s := newSides(t)
+	_, old := s.happens(t, time.Hour, scenario.SessionOptions{Livemode: true}, "created")
+	known, told := s.happens(t, time.Hour, scenario.SessionOptions{Livemode: true}, "created processing")
+	s.deliver(t, told...)
+	s.goesOn(t, known, s.clock().Add(-2*time.Second), "verified")
+	s.happens(t, 10*time.Second, scenario.SessionOptions{Livemode: true}, "created")
+	var found []string
+	run := func(q jobs.ReconcileRequest) []string {
+		found = nil
+		q.Found = func(f jobs.Finding) { found = append(found, f.What+" "+f.Type) }
+		s.run(t, q)
+		slices.Sort(found)
+		return found
+	}
+	if diff := cmp.Diff([]string{"missing " + old[0].Type}, run(jobs.ReconcileRequest{})); diff != "" {
+		t.Errorf("at once (-want +got):\n%s", diff)
+	}
+	if got := run(jobs.ReconcileRequest{Since: s.clock().Add(-time.Hour), DryRun: true}); len(got) != 2 {
+		t.Errorf("an operator who says how far back sees %q, want both", got)
+	}
+	s.pass(time.Minute)
+	if diff := cmp.Diff([]string{"missing " + events.TypeCreated, "missing " + events.TypeVerified}, run(jobs.ReconcileRequest{})); diff != "" {
+		t.Errorf("a minute later (-want +got):\n%s", diff)
+	}
+}
+
 func TestARunThatIsBrokenOffSaysSo(t *testing.T) {
 	t.Parallel()
 	s := newSides(t)

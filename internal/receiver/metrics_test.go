@@ -254,6 +254,8 @@ func TestMatchesTellWhichSecretIsInUse(t *testing.T) {
 			svc.post(t, body, signedBy(body, secret))
 		}
 	}
+	live := []byte(`{"id":"evt_1","type":"a.b","livemode":true}`)
+	svc.post(t, live, signedBy(live, testSecret)) // wrong_mode: what is refused matches nothing
 	counted := svc.counted(t)
 	if counted[`webhookd_signature_matches_total{secret="live"}`] != 2 || counted[`webhookd_signature_matches_total{secret="test"}`] != 1 {
 		t.Errorf("counted %v", counted)

@@ -228,16 +228,16 @@ func (r *Receiver) deliver(q *http.Request, begun time.Time, buf *[]byte) (v ver
 	if err != nil {
 		return r.refuse(signature.Reason(err), nil, nil)
 	}
-	r.metrics.matches.WithLabelValues(secret.Name()).Inc()
-
 	e, err := events.Parse(body)
+	if err == nil && secret.Test() && e.Livemode == events.ModeLive {
+		return r.refuse(signature.Reason(signature.ErrWrongMode), e, nil)
+	}
+	r.metrics.matches.WithLabelValues(secret.Name()).Inc()
 	if err != nil {
 		return r.refuse(notAnEvent, nil, nil)
 	}
 	v.event = e
 	switch {
-	case secret.Test() && e.Livemode == events.ModeLive:
-		return r.refuse(signature.Reason(signature.ErrWrongMode), e, nil)
 	case e.Kind == events.Foreign || r.otherMode(e):
 		return verdict{outcome: events.Ignored, event: e}
 	}

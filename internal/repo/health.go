@@ -41,7 +41,7 @@ func (s *Store) Watch(ctx context.Context, health *atomic.Pointer[Health], chang
 		if ctx.Err() != nil {
 			return // the check was broken off, and says nothing
 		}
-		h.Ready = ready || h.Up && h.Err == nil
+		h.Ready = ready || h.Ready
 		ready = h.Ready
 		last := health.Load()
 		if last != nil && !read {
@@ -64,20 +64,30 @@ func (s *Store) Watch(ctx context.Context, health *atomic.Pointer[Health], chang
 	}
 }
 
+var errReadOnly = errors.New("the database is read-only: is this not the primary?")
+
 // check looks once. read reports whether the schema's version was read: that it
 // could not be is no old schema.
 func (s *Store) check(ctx context.Context) (h Health, read bool) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	err := cmp.Or(s.watch, s.pool).QueryRow(ctx, `
-SELECT coalesce(max(version_id), 0) FROM stripe_identity.schema_migrations WHERE is_applied`).Scan(&h.Schema)
+	pool, readOnly := cmp.Or(s.watch, s.pool), false
+	err := pool.QueryRow(ctx, `
+SELECT coalesce(max(version_id), 0), pg_is_in_recovery() OR current_setting('default_transaction_read_only')::boolean
+FROM stripe_identity.schema_migrations WHERE is_applied`).Scan(&h.Schema, &readOnly)
 	_, code := blameFor(err)
 	read = err == nil || code == "42P01" || code == "3F000" // there is none
-	h.Up = err == nil || answered(err, code)
-	if required := migrations.Version(); read && h.Schema < required {
+	h.Up = (err == nil || answered(err, code)) && !readOnly
+	required := migrations.Version()
+	h.Ready = err == nil && h.Schema >= required // at present
+	switch {
+	case read && h.Schema < required:
 		h.Err = fmt.Errorf("schema is at version %d, this build needs %d: run webhookd migrate up", h.Schema, required)
-	} else if err != nil {
+	case err != nil:
 		h.Err = plain("check database", err)
+	case readOnly:
+		h.Err = errReadOnly
+		pool.Reset() // a connection keeps the default that it was made with
 	}
 	up := 0.0
 	if h.Up {

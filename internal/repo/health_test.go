@@ -105,6 +105,28 @@ func TestADatabaseThatDoesNotLetUsInIsDown(t *testing.T) {
 	})
 }
 
+func TestADatabaseThatIsReadOnlyIsDown(t *testing.T) {
+	t.Parallel()
+	url := pgtest.Database(t)
+	readOnly := func(word string) {
+		execute(t, url, `DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_read_only = `+word+`', current_database()); END $$`)
+		conn := connect(t, url)
+		rowsOf(t, conn, `SET default_transaction_read_only = off`)
+		rowsOf(t, conn, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()`)
+	}
+	readOnly("on")
+	w := watch(t, url)
+	h := w.sees(t, "that it is read-only", func(h repo.Health) bool { return h.Err != nil && strings.Contains(h.Err.Error(), "read-only") })
+	if h.Up || !h.Ready { // its schema is sufficient
+		t.Errorf("health %+v", h)
+	}
+	w.expect(t, map[string]float64{"webhookd_database_up": 0, "webhookd_schema_version": float64(migrations.Version())})
+	conn := connect(t, url)
+	rowsOf(t, conn, `SET default_transaction_read_only = off`)
+	rowsOf(t, conn, `DO $$ BEGIN EXECUTE format('ALTER DATABASE %I RESET default_transaction_read_only', current_database()); END $$`)
+	w.sees(t, "that it can be written", func(h repo.Health) bool { return h.Up && h.Err == nil }) // with no connection cut
+}
+
 func TestReadersThatAreBusyAreNoDatabaseThatIsDown(t *testing.T) {
 	t.Parallel()
 	url := pgtest.Database(t)

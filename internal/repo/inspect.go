@@ -90,6 +90,9 @@ SELECT current_setting('server_version'), current_setting('server_version_num'):
 // newer one, or why it cannot be told.
 func (s *Store) Schema(ctx context.Context) (int64, error) {
 	h, _ := s.check(ctx)
+	if h.Ready { // that it is read-only is another question
+		return h.Schema, nil
+	}
 	return h.Schema, h.Err
 }
 
