@@ -200,8 +200,8 @@ func TestAnImaginedNight(t *testing.T) {
 			n.sayf("", "The runbook, \"roll a secret\": put the secret that the Dashboard shows beside the old one.")
 		},
 		145: func() {
-			n.sayf("on-call", "writes main=whsec_OLD,next=whsec_NEW into the file; no restart")
-			n.write(file, "main="+whsec+",next="+rolled)
+			n.sayf("on-call", "writes next=whsec_NEW,main=whsec_OLD into the file; no restart")
+			n.write(file, "next="+rolled+",main="+whsec)
 		},
 		210: func() { n.sayf("", "(document_unverified_other triples: 36 people an hour instead of 12.)") },
 		290: func() {

@@ -88,9 +88,10 @@ const (
 	LabelNone  = "none"  // no error code
 )
 
-// CodeLabel is the metric label of an error code: a known one, other or none.
+// CodeLabel is the metric label of an error code: a known one, other, or none
+// for what the row has as null.
 func CodeLabel(code Text) string {
-	if !code.Has() {
+	if code.Value == "" {
 		return LabelNone
 	}
 	return labelOf(code.Value, Codes())

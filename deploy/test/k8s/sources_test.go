@@ -58,9 +58,19 @@ func TestLinksOfAlertsBecomeOnesOwn(t *testing.T) {
 	if steps := document(t, "docs/kubernetes.md"); !found || !strings.Contains(steps, "(cd deploy/prometheus && sed -i "+line+")\n") {
 		t.Errorf("docs/kubernetes.md does not say: sed -i %s", line)
 	}
-	dir := t.TempDir()
-	for _, name := range []string{"rules.yaml", "prometheusrule.yaml"} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(document(t, "deploy/prometheus/"+name)), 0o644); err != nil {
+	dir, files := filepath.Join(t.TempDir(), "prometheus"), []string{"rules.yaml", "prometheusrule.yaml"}
+	dashboards, err := filepath.Glob(repository + "/deploy/grafana/*.json")
+	if err != nil || len(dashboards) == 0 {
+		t.Fatalf("dashboards %q, %v", dashboards, err)
+	}
+	for _, d := range dashboards {
+		files = append(files, "../grafana/"+filepath.Base(d))
+	}
+	for _, name := range files {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(document(t, filepath.Join("deploy/prometheus", name))), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -69,12 +79,12 @@ func TestLinksOfAlertsBecomeOnesOwn(t *testing.T) {
 	if out, err := sh.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	for _, name := range []string{"rules.yaml", "prometheusrule.yaml"} {
+	for _, name := range files {
 		text, err := os.ReadFile(filepath.Join(dir, name))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := string(text); strings.Contains(got, "example.com") || strings.Contains(got, "github.com") || !strings.Contains(got, "https://ours.test/d/webhookd") {
+		if got := string(text); strings.Contains(got, "example.com") || strings.Contains(got, "github.com") || !strings.Contains(got, "https://ours.test/") {
 			t.Errorf("%s still has a link to nobody", name)
 		}
 	}
