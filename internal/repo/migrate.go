@@ -248,11 +248,15 @@ func withMigrations(ctx context.Context, url string, do func(*sql.Conn, *goose.P
 func migrationError(err error) error {
 	var pg *pgconn.PgError
 	var partial *goose.PartialError
+	hint := ""
+	if errors.As(err, &pg) && pg.Code == "42501" {
+		hint = ": migrations need the URL of the schema's owner (WEBHOOKD_MIGRATE_DATABASE_URL)"
+	}
 	switch {
 	case errors.As(err, &pg) && errors.As(err, &partial):
-		return fmt.Errorf("migration %s: %s (SQLSTATE %s)", partial.Failed.Source.Path, pg.Message, pg.Code)
+		return fmt.Errorf("migration %s: %s (SQLSTATE %s)%s", partial.Failed.Source.Path, pg.Message, pg.Code, hint)
 	case errors.As(err, &pg):
-		return fmt.Errorf("migrate: %s (SQLSTATE %s)", pg.Message, pg.Code)
+		return fmt.Errorf("migrate: %s (SQLSTATE %s)%s", pg.Message, pg.Code, hint)
 	}
 	return fmt.Errorf("migrate: %w", err)
 }

@@ -103,6 +103,16 @@ func TestRoles(t *testing.T) {
 		}
 	})
 
+	t.Run("who migrates and is not the owner is told what to do", func(t *testing.T) {
+		step := one(t, url, `DELETE FROM stripe_identity.schema_migrations WHERE version_id = (SELECT max(version_id) FROM stripe_identity.schema_migrations) RETURNING version_id::text`)
+		if _, err := repo.Migrate(t.Context(), writer); err == nil || !strings.Contains(err.Error(), "WEBHOOKD_MIGRATE_DATABASE_URL") {
+			t.Errorf("as the writer: %v", err)
+		}
+		if _, err := repo.Migrate(t.Context(), migrator); err != nil || len(step) != 1 {
+			t.Errorf("as the owner, step %q: %v", step, err)
+		}
+	})
+
 	t.Run("all is the owner's", func(t *testing.T) {
 		if got := one(t, url, `
 SELECT relname::text FROM pg_class WHERE relnamespace = 'stripe_identity'::regnamespace AND relowner <> 'webhookd_owner'::regrole`); len(got) > 0 {
