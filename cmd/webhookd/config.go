@@ -264,6 +264,12 @@ func namesDatabase() []string {
 	}, func(name string) bool { _, set := os.LookupEnv(name); return !set })
 }
 
+// namesOnly tells whether DATABASE_URL alone names a database, and this one.
+func namesOnly(database string) bool {
+	named, _ := os.LookupEnv("DATABASE_URL")
+	return named == database && slices.Equal(namesDatabase(), []string{"DATABASE_URL"})
+}
+
 // readEnvironment also returns the bare DATABASE_URL.
 func readEnvironment() (env *environment, bare value, err error) {
 	env = new(environment)

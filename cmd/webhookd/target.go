@@ -13,7 +13,6 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -90,15 +89,11 @@ func (t *target) complete() error {
 // where none is configured. Beside a demo the Stripe that it plays is lent too.
 func orDev(ctx context.Context, stderr io.Writer) (func(*environment), error) {
 	dev, err := readDevFile()
-	if named := namesDatabase(); len(named) > 0 {
-		if err != nil || !slices.Equal(named, []string{"DATABASE_URL"}) || os.Getenv("DATABASE_URL") != dev.DatabaseURL {
-			return func(*environment) {}, nil
-		}
-	}
+	named := len(namesDatabase()) > 0
 	switch {
-	case err != nil && !errors.Is(err, fs.ErrNotExist):
+	case err != nil && !named && !errors.Is(err, fs.ErrNotExist):
 		return nil, usagef("%w", err)
-	case dev.DatabaseURL == "":
+	case dev.DatabaseURL == "", named && !namesOnly(dev.DatabaseURL):
 		return func(*environment) {}, nil
 	}
 	how := ""

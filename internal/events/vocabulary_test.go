@@ -78,7 +78,7 @@ func TestLabelsAreOfAClosedSet(t *testing.T) {
 		}
 	}
 	for what, got := range map[string]string{
-		"an unknown code": events.CodeLabel(some("quantum")),
+		"an unknown code":     events.CodeLabel(some("quantum")),
 		"a status for a code": events.CodeLabel(some("verified")), "an unknown status": events.StatusLabel(some("abandoned")),
 		"no status": events.StatusLabel(null), "an unknown type": events.SessionTypeLabel(some("email")), "no type": events.SessionTypeLabel(absent),
 		"an unknown redaction": events.RedactionLabel("frobnicated"), "no redaction": events.RedactionLabel(""),
