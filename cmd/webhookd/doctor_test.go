@@ -520,7 +520,7 @@ func TestDoctor(t *testing.T) {
 		}, []expectation{{"reconcile", isWarning, " minutes ago; the last run was failed", "webhookd reconcile"}}},
 		"something else reconciles": {func(p *patient) {
 			p.set(func(e *environment) { e.ReconcileEvery.force("0") })
-		}, []expectation{{"reconcile", isOK, "the last complete run ended 20 minutes ago", ""}}},
+		}, []expectation{{"reconcile", isOK, "the last complete run ended ", ""}}},
 		"nothing reconciles": {func(p *patient) {
 			p.set(func(e *environment) { e.ReconcileEvery.force("0") })
 			p.sql(`UPDATE stripe_identity.reconcile_runs SET finished_at = now() - interval '7 hours 1 minute'`)
