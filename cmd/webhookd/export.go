@@ -25,7 +25,7 @@ not shown.`,
 		if err != nil {
 			return err
 		}
-		return withStore(cmd, func(store *repo.Store) error {
+		return withStore(cmd, func(_ *Config, store *repo.Store) error {
 			all, err := store.Export(cmd.Context(), args[0], reader)
 			if err != nil {
 				return unknownSession(args[0], err)

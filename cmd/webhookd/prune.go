@@ -30,29 +30,22 @@ that is.`,
 	}
 	cmd.Flags().BoolVar(&dry, "dry-run", false, "only count what there is to take away")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		cfg, err := loadOrDev(cmd, needDatabase)
-		if err != nil {
-			return err
-		}
-		store, err := repo.Open(cmd.Context(), storeOptions(cfg))
-		if err != nil {
-			return err
-		}
-		defer store.Close()
-		if dry {
-			would, err := store.Prunable(cmd.Context(), retention(cfg))
-			if err != nil {
-				return err
+		return withStore(cmd, func(cfg *Config, store *repo.Store) error {
+			if dry {
+				would, err := store.Prunable(cmd.Context(), retention(cfg))
+				if err != nil {
+					return err
+				}
+				return writePruned(cmd.OutOrStdout(), cfg, would, "would go")
 			}
-			return writePruned(cmd.OutOrStdout(), cfg, would, "would go")
-		}
-		line := newProgressLine(cmd.ErrOrStderr())
-		done, err := store.Prune(cmd.Context(), retention(cfg), func(p repo.Pruned) { line.show("%d rows pruned", p.Rows()) })
-		line.clear()
-		if printed := writePruned(cmd.OutOrStdout(), cfg, done, "gone"); err == nil {
-			err = printed
-		}
-		return err
+			line := newProgressLine(cmd.ErrOrStderr())
+			done, err := store.Prune(cmd.Context(), retention(cfg), func(p repo.Pruned) { line.show("%d rows pruned", p.Rows()) })
+			line.clear()
+			if printed := writePruned(cmd.OutOrStdout(), cfg, done, "gone"); err == nil {
+				err = printed
+			}
+			return err
+		})
 	}
 	return cmd
 }

@@ -42,7 +42,7 @@ UTC. Never shows what is in them.`,
 		if limit < 1 {
 			return usagef("--limit wants 1 or more")
 		}
-		return withStore(cmd, func(store *repo.Store) error {
+		return withStore(cmd, func(_ *Config, store *repo.Store) error {
 			list, total, err := store.Quarantine(cmd.Context(), limit)
 			if err != nil {
 				return err
@@ -100,7 +100,7 @@ Exit code 1 if one that was asked for did not leave quarantine.`,
 		case !all && len(ids) == 0:
 			return usagef("which events? Give ids (evt_…) or --all")
 		}
-		return withStore(cmd, func(store *repo.Store) error {
+		return withStore(cmd, func(_ *Config, store *repo.Store) error {
 			if all {
 				var err error
 				if ids, err = store.QuarantinedIDs(cmd.Context()); err != nil {

@@ -42,7 +42,7 @@ is recorded in the table pii_reads first. What cannot be recorded is not shown.`
 		if err != nil {
 			return err
 		}
-		return withStore(cmd, func(store *repo.Store) error {
+		return withStore(cmd, func(_ *Config, store *repo.Store) error {
 			var view *repo.SessionView
 			if show {
 				view, err = store.SessionWithOutputs(cmd.Context(), args[0], reader)

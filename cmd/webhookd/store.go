@@ -15,8 +15,8 @@ import (
 	"webhookd/internal/repo"
 )
 
-// withStore lends the database that is configured, or that of dev.
-func withStore(cmd *cobra.Command, do func(*repo.Store) error) error {
+// withStore lends the configuration, and the database that it names, or that of dev.
+func withStore(cmd *cobra.Command, do func(*Config, *repo.Store) error) error {
 	cfg, err := loadOrDev(cmd, needDatabase)
 	if err != nil {
 		return err
@@ -26,7 +26,7 @@ func withStore(cmd *cobra.Command, do func(*repo.Store) error) error {
 		return err
 	}
 	defer store.Close()
-	return do(store)
+	return do(cfg, store)
 }
 
 // storeOptions are those of commands that write events.
