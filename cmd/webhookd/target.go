@@ -85,8 +85,8 @@ func (t *target) complete() error {
 
 // orDev is an edit for the commands of operators: where no variable names a
 // database, or DATABASE_URL names it as dev prints it, that of dev in this folder
-// is meant, and said to be, and its secret
-// where none is configured. Beside a demo the Stripe that it plays is lent too.
+// is meant, and said to be, and its secret where none is configured. Beside a demo
+// the Stripe that it plays is lent too.
 func orDev(ctx context.Context, stderr io.Writer) (func(*environment), error) {
 	dev, err := readDevFile()
 	named := len(namesDatabase()) > 0

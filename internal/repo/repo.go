@@ -270,7 +270,7 @@ func blameFor(err error) (blame, string) {
 	case lockNotAvailable:
 		return someones, pg.Code
 	}
-	if pg.ConstraintName == transitionsKey || pg.SchemaName == "webhookd_jobs" {
+	if pg.ConstraintName == transitionsKey || pg.SchemaName == JobSchema {
 		return ours, pg.Code // no event says which number a sequence gives, or what stands in the job queue
 	}
 	switch pg.Code {
