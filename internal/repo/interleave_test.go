@@ -111,8 +111,8 @@ type writer struct {
 	every    bool     // every kind of redaction, or else the first two
 	long     bool     // it takes so long that an operator's redaction has to do while it is held
 
-	// lead prepares the ground before the writer begins. What it answers is called
-	// afterwards, and arms the writer's gate: steps count from then on.
+	// lead prepares the ground before the writer begins. What it answers, if anything,
+	// is called afterwards, and arms the writer's gate: steps count anew from then on.
 	lead func(*stage) (begun func(arm func()))
 }
 
@@ -469,7 +469,7 @@ WHERE event_id = $1`, id)
 			outcomes: advances, waits: inLane, long: true,
 			lead: func(s *stage) func(func()) {
 				if !s.held { // the redaction holds it
-					return func(arm func()) { arm() }
+					return nil
 				}
 				s.writer.gate.arm(most)
 				release := hold(s, s.url, s.id)
@@ -855,14 +855,15 @@ type actor struct {
 func (a *actor) begin(s *stage, step int) {
 	s.Helper()
 	arm := func() { a.hold = a.gate.arm(step) }
-	if a.lead == nil {
-		arm()
-		a.doing = s.start(a.party, a.do)
-		return
+	arm() // before the first step
+	var begun func(func())
+	if a.lead != nil {
+		begun = a.lead(s)
 	}
-	begun := a.lead(s)
 	a.doing = s.start(a.party, a.do)
-	begun(arm)
+	if begun != nil {
+		begun(arm)
+	}
 }
 
 // stops waits until an actor is held, or has ended without.
