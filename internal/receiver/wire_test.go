@@ -197,9 +197,9 @@ func TestDeadlineCountsFromTheRequest(t *testing.T) {
 func TestConnectionSurvivesASlowCommit(t *testing.T) {
 	t.Parallel()
 	svc := newService(t, store(func(context.Context, *events.Event) (events.Outcome, error) {
-		time.Sleep(600 * time.Millisecond)
+		time.Sleep(2 * time.Second)
 		return events.Applied, nil
-	}), timeout(time.Second))
+	}), timeout(3*time.Second))
 	addr, body := svc.listen(t), fixture(t, "verified")
 	transport := &http.Transport{}
 	t.Cleanup(transport.CloseIdleConnections)

@@ -664,12 +664,11 @@ func TestARowThatIsNotOursIsNotCalledALostConnection(t *testing.T) {
 func TestDeadlineOfADelivery(t *testing.T) {
 	t.Parallel()
 	url := pgtest.Database(t)
-	store, session := open(t, url), newSession(1, "vs_1")
-	tell(t, store, session.Created(at(0)).Body)
-	release := hold(t, url, "vs_1")
+	store := open(t, url, func(o *repo.Options) { o.Committers = 1 })
+	release := busy(t, url, store)
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
-	if _, err := store.Record(ctx, read(t, session.Processing(at(10)).Body)); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, events.ErrLocked) {
+	if _, err := store.Record(ctx, verified(t, "evt_1", "vs_1")); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, events.ErrLocked) {
 		t.Errorf("error is %v, want DeadlineExceeded", err)
 	}
 	release()
