@@ -309,7 +309,7 @@ func TestBodiesThatNeverEndHoldABoundedAmountOfMemory(t *testing.T) {
 func TestTheLongestBodyIsTaken(t *testing.T) {
 	t.Parallel()
 	const limit = 64 << 20
-	addr := newService(t, answers(events.Applied), func(o *receiver.Options) { o.MaxBodyBytes = limit }).listen(t)
+	addr := newService(t, answers(events.Applied), func(o *receiver.Options) { o.MaxBodyBytes, o.DeliveryTimeout = limit, time.Minute }).listen(t)
 	for _, size := range []int{40 << 20, limit} {
 		body := fixture(t, "verified")
 		body = append(body, bytes.Repeat([]byte(" "), size-len(body))...)
