@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
@@ -157,7 +158,7 @@ func serve(ctx context.Context, cfg *Config, log *zap.Logger, on listeners, read
 	group, ctx := errgroup.WithContext(running)
 	group.Go(func() error { return served(server.Serve(on.public)) })
 	group.Go(func() error { return served(admin.Serve(on.admin)) })
-	group.Go(func() error { store.Watch(work, &state.health, tellHealth(log)); return nil })
+	group.Go(func() error { store.Watch(work, &state.health, tellHealth(log, background.pool)); return nil })
 	group.Go(func() error { return secrets.Run(work, secretsInterval) })
 	background.run(ctx, group) // ends with the signal: nobody waits for it
 	log.Info("serving", zap.Stringer("listen", on.public.Addr()), zap.Stringer("admin", on.admin.Addr()),
@@ -220,14 +221,21 @@ func (l Livemode) mode() events.Mode {
 	return events.ModeUnknown
 }
 
-// tellHealth logs the first look at the database and each change.
-func tellHealth(log *zap.Logger) func(repo.Health) {
+// tellHealth logs the first look at the database and each change. Connections of
+// the jobs are made anew once it is up: they keep the defaults of their time.
+func tellHealth(log *zap.Logger, pool *pgxpool.Pool) func(repo.Health) {
 	return func(h repo.Health) {
-		if h.Err != nil {
-			log.Warn("database", zap.Bool("up", h.Up), zap.String("problem", h.Err.Error()))
-			return
+		if h.Up {
+			pool.Reset()
 		}
-		log.Info("database", zap.Bool("up", true), zap.Int64("schema", h.Schema))
+		switch {
+		case h.Err != nil:
+			log.Warn("database", zap.Bool("up", h.Up), zap.String("problem", h.Err.Error()))
+		case h.Stale != nil:
+			log.Warn("gauges of the database are stale", zap.String("problem", h.Stale.Error()))
+		default:
+			log.Info("database", zap.Bool("up", true), zap.Int64("schema", h.Schema))
+		}
 	}
 }
 

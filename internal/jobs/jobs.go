@@ -153,6 +153,8 @@ func (w *Worker) modes() (live []bool) {
 
 // sweep wakes what is due and that nobody sees to.
 func (w *Worker) sweep(ctx context.Context, modes []bool) error {
+	ctx, cancel := context.WithTimeout(ctx, sweepEvery)
+	defer cancel()
 	if full, err := w.crowded(ctx); err != nil || full {
 		return err
 	}

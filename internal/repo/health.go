@@ -24,11 +24,12 @@ type Health struct {
 	// traffic at once, and Stripe's retries are the better queue.
 	Ready bool
 	Err   error // in our own words; nil while up and sufficient
+	Stale error // why the gauges could not be counted the last time; likewise
 }
 
 // Watch looks at the database every 2 seconds, and every 15 seconds counts
 // what its gauges show, until ctx ends. health keeps the last result; changed
-// is told the first one, and each that differs in Up or in whether there is an Err.
+// is told the first one, and each that differs in Up or in whether there is an Err or a Stale.
 func (s *Store) Watch(ctx context.Context, health *atomic.Pointer[Health], changed func(Health)) {
 	const every, gauges = 2 * time.Second, 15 * time.Second
 	s.metrics.required.Set(float64(migrations.Version()))
@@ -47,13 +48,22 @@ func (s *Store) Watch(ctx context.Context, health *atomic.Pointer[Health], chang
 		if last != nil && !read {
 			h.Schema = last.Schema
 		}
+		if last != nil {
+			h.Stale = last.Stale
+		}
+		if last != nil && h.Up && !last.Up {
+			s.pool.Reset() // a connection keeps the defaults of its time, such as read-only
+		}
 		health.Store(&h)
 		if last == nil || last.Up != h.Up || (last.Err == nil) != (h.Err == nil) {
 			changed(h)
 		}
 		if h.Up && h.Err == nil && time.Since(counted) >= gauges {
-			if s.count(ctx) == nil {
-				counted = time.Now()
+			now := h
+			now.Stale, counted = s.count(ctx), time.Now()
+			health.Store(&now)
+			if (now.Stale == nil) != (h.Stale == nil) && ctx.Err() == nil {
+				changed(now)
 			}
 		}
 		select {
@@ -133,7 +143,7 @@ FROM (
 ) outputs`, s.asked()).
 		Scan(&quarantined, &refresh, &thin, &reconciled, &complete, &outputs, &oldest)
 	if err != nil {
-		return plain("count", err)
+		return plain("count for the gauges", err)
 	}
 	s.metrics.quarantined.Set(float64(quarantined))
 	s.metrics.needRefresh.Set(float64(refresh))

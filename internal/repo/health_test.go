@@ -19,6 +19,7 @@ import (
 
 // watched is a store whose database is looked at.
 type watched struct {
+	store  *repo.Store
 	reg    *prometheus.Registry
 	health atomic.Pointer[repo.Health]
 }
@@ -26,10 +27,10 @@ type watched struct {
 func watch(tb testing.TB, url string, options ...func(*repo.Options)) *watched {
 	tb.Helper()
 	w := &watched{reg: prometheus.NewRegistry()}
-	s := open(tb, url, append(options, func(o *repo.Options) { o.Registry = w.reg })...)
+	w.store = open(tb, url, append(options, func(o *repo.Options) { o.Registry = w.reg })...)
 	ctx, stop := context.WithCancel(tb.Context())
 	done := make(chan struct{})
-	go func() { defer close(done); s.Watch(ctx, &w.health, func(repo.Health) {}) }()
+	go func() { defer close(done); w.store.Watch(ctx, &w.health, func(repo.Health) {}) }()
 	tb.Cleanup(func() { stop(); <-done })
 	return w
 }
@@ -121,10 +122,33 @@ func TestADatabaseThatIsReadOnlyIsDown(t *testing.T) {
 		t.Errorf("health %+v", h)
 	}
 	w.expect(t, map[string]float64{"webhookd_database_up": 0, "webhookd_schema_version": float64(migrations.Version())})
+	if _, err := w.store.Lease(t.Context(), "lease", "holder", time.Minute); err == nil {
+		t.Error("wrote into a database that is read-only")
+	}
 	conn := connect(t, url)
 	rowsOf(t, conn, `SET default_transaction_read_only = off`)
 	rowsOf(t, conn, `DO $$ BEGIN EXECUTE format('ALTER DATABASE %I RESET default_transaction_read_only', current_database()); END $$`)
 	w.sees(t, "that it can be written", func(h repo.Health) bool { return h.Up && h.Err == nil }) // with no connection cut
+	if held, err := w.store.Lease(t.Context(), "lease", "holder", time.Minute); !held || err != nil {
+		t.Errorf("afterwards: held %v, %v", held, err)
+	}
+}
+
+func TestGaugesThatCannotBeCountedAreSaidToBeStale(t *testing.T) {
+	t.Parallel()
+	url := pgtest.Database(t)
+	user := login(t, url, "test_health_gauges", "")
+	grant := func(tables string) {
+		execute(t, url, `GRANT USAGE ON SCHEMA stripe_identity TO test_health_gauges; GRANT SELECT ON `+tables+` TO test_health_gauges`)
+	}
+	grant("stripe_identity.schema_migrations")
+	w := watch(t, user)
+	h := w.sees(t, "that they are stale", func(h repo.Health) bool { return h.Stale != nil })
+	if !h.Up || !h.Ready || h.Err != nil || !strings.Contains(h.Stale.Error(), "42501") {
+		t.Errorf("health %+v", h)
+	}
+	grant("ALL TABLES IN SCHEMA stripe_identity")
+	w.sees(t, "that they are counted", func(h repo.Health) bool { return h.Stale == nil })
 }
 
 func TestReadersThatAreBusyAreNoDatabaseThatIsDown(t *testing.T) {

@@ -45,12 +45,14 @@ type session struct {
 
 const (
 	// What is acknowledged must outlive a crash, whatever the server's default is.
+	// Who has vanished with its host holds no session longer than a commit may take:
+	// TCP alone would notice after two hours.
 	// Every statement of a write reaches its rows by key. A plan that was made
 	// while a table was small would go on reading all of it as it grows.
 	sqlSettings = `
 SELECT set_config(name, value, $2::boolean)
 FROM (VALUES
-    ('lock_timeout', $1::text),
+    ('lock_timeout', $1::text), ('idle_in_transaction_session_timeout', $3::text),
     ('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END),
     ('plan_cache_mode', 'force_generic_plan'),
     ('enable_seqscan', 'off'), ('enable_hashjoin', 'off'), ('enable_mergejoin', 'off'), ('jit', 'off')
@@ -136,6 +138,7 @@ func (s *Store) look(ctx context.Context, conn *pgx.Conn, p *pipeline, orders []
 		p.add(sqlSettings, nil)
 		p.text(milliseconds(lockTimeout))
 		p.flag(true)
+		p.text(milliseconds(s.patience))
 	case lockTimeout != s.batchLock:
 		p.add(sqlLockTimeout, nil)
 		p.text(milliseconds(lockTimeout))
@@ -183,7 +186,7 @@ func (s *Store) setForWrites(ctx context.Context, conn *pgx.Conn) error {
 	if backend != conn.PgConn().PID() {
 		return nil
 	}
-	_, err := conn.Exec(ctx, sqlSettings, milliseconds(s.batchLock), false)
+	_, err := conn.Exec(ctx, sqlSettings, milliseconds(s.batchLock), false, milliseconds(s.patience))
 	conn.PgConn().CustomData()[setting] = true
 	return err
 }

@@ -243,7 +243,7 @@ func (s *Store) pruneSome(ctx context.Context, step pruneStep, batch []aged) (ch
 func (s *Store) pruneOnce(ctx context.Context, step pruneStep, batch []aged, sessions []string) (counts []int64, held int64, err error) {
 	counts = make([]int64, len(step.writes))
 	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, sqlSettings, milliseconds(batchLockTimeout), true); err != nil {
+		if _, err := tx.Exec(ctx, sqlSettings, milliseconds(batchLockTimeout), true, milliseconds(s.patience)); err != nil {
 			return err
 		}
 		rows, _ := tx.Query(ctx, sqlLockFree, sessions) // CollectRows tells the error

@@ -70,7 +70,7 @@ func (s *Store) Record(ctx context.Context, e *events.Event) (events.Outcome, er
 // is a tombstone that no later event brings back to life.
 func (s *Store) Redact(ctx context.Context, sessionIDs ...string) error {
 	for _, id := range sessionIDs {
-		if err := plain("write", s.try(ctx, []*order{{about: id}}, s.opt.LockTimeout)); err != nil {
+		if err := plain("write", s.tryPatiently(ctx, &order{about: id})); err != nil {
 			return fmt.Errorf("redact session %s: %w", id, err)
 		}
 	}
@@ -96,6 +96,12 @@ func (s *Store) putAnswer(ctx context.Context, o *order) error {
 		return ctx.Err()
 	}
 	defer func() { <-s.answering }()
+	return s.tryPatiently(ctx, o)
+}
+
+func (s *Store) tryPatiently(ctx context.Context, o *order) error {
+	ctx, cancel := s.patiently(ctx)
+	defer cancel()
 	return s.try(ctx, []*order{o}, s.opt.LockTimeout)
 }
 

@@ -94,6 +94,7 @@ type Store struct {
 	committers sync.WaitGroup
 	caution    caution
 	batchLock  time.Duration // how long a batch waits for a session
+	patience   time.Duration // how long anything waits for a database that is silent
 	answering  chan struct{} // held by who writes an answer of the API
 	silent     atomic.Int64  // no NOTIFY until then, unix: its queue is full
 }
@@ -121,7 +122,8 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	prepares, words := cfg.ConnConfig.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement, vocabulary()
 	s := &Store{
 		opt: o, queue: newQueue(o.QueueLength), caution: caution{length: leastCaution},
-		batchLock: min(batchLockTimeout, o.CommitTimeout/4), answering: make(chan struct{}, 1),
+		batchLock: min(batchLockTimeout, o.CommitTimeout/4), patience: max(o.CommitTimeout, 10*time.Second),
+		answering: make(chan struct{}, 1),
 	}
 	if prepares {
 		writing.AfterConnect = s.setForWrites
@@ -156,6 +158,12 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		s.committers.Go(s.commitLoop)
 	}
 	return s, nil
+}
+
+// patiently bounds what is no delivery: a host that vanished would keep it for as
+// long as TCP tries, a quarter of an hour.
+func (s *Store) patiently(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, s.patience)
 }
 
 // readers is how many connections there are for all but writes, that of Watch

@@ -3,12 +3,17 @@ package repo_test
 import (
 	"bufio"
 	"context"
+	"errors"
 	"io"
 	"net"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
+	"webhookd/internal/events"
 	"webhookd/internal/pgdev/pgtest"
 	"webhookd/internal/repo"
 )
@@ -55,7 +60,75 @@ func TestAServerThatFallsSilentAfterTheLoginIsLeft(t *testing.T) {
 	tell(t, s, newSession(2, "vs_2").Created(at(0)).Body) // waits until the silent one is left
 }
 
-// falling passes a login on, and then nothing more to the server while it is silent.
+// Nothing tells PostgreSQL that a host has vanished.
+func TestAReplicaThatVanishesWithinACommitHoldsItsSessionNotForLong(t *testing.T) {
+	t.Parallel()
+	url := pgtest.Database(t)
+	through := parsed(t, url)
+	var vanished atomic.Bool
+	through.Host = falling(t, through.Host, &vanished)
+	gone := open(t, through.String(), func(o *repo.Options) {
+		o.Asks = func(bool) bool { return true }
+		o.Wake = func(context.Context, pgx.Tx, []string) error { vanished.Store(true); return nil } // it holds the row
+	})
+	stays, session := open(t, url), newSession(1, "vs_1")
+	tell(t, stays, session.Created(at(0)).Body)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if _, err := gone.Record(ctx, read(t, session.Verified(at(10)).Body)); err == nil || !vanished.Load() {
+		t.Fatalf("it did not vanish within its commit: %v", err)
+	}
+	second := read(t, session.Verified(at(10)).Body)
+	if _, err := stays.Record(t.Context(), second); !errors.Is(err, events.ErrLocked) {
+		t.Fatalf("its session is not held: %v", err)
+	}
+	eventually(t, "its session is let go", func() bool {
+		_, err := stays.Record(t.Context(), second)
+		return err == nil
+	})
+}
+
+func TestJobsAreNotKeptByADatabaseThatVanishes(t *testing.T) {
+	t.Parallel()
+	url := pgtest.Database(t)
+	through := parsed(t, url)
+	var vanished atomic.Bool
+	through.Host = falling(t, through.Host, &vanished)
+	s, session := open(t, through.String()), newSession(1, "vs_1")
+	tell(t, s, session.Created(at(0)).Body)
+	wish, answer := &repo.Wish{Session: "vs_1"}, &events.Answer{From: at(0), Until: at(1), Session: read(t, session.Created(at(0)).Body).Session}
+	work := map[string]func(context.Context) error{
+		"claim":   func(ctx context.Context) error { _, err := s.Claim(ctx, "vs_1", time.Minute); return err },
+		"renew":   func(ctx context.Context) error { return s.Renew(ctx, wish, time.Minute) },
+		"settle":  func(ctx context.Context) error { return s.Settle(ctx, wish) },
+		"give up": func(ctx context.Context) error { return s.GiveUp(ctx, wish) },
+		"sweep":   func(ctx context.Context) error { _, err := s.Due(ctx, []bool{true}, 1); return err },
+		"lease":   func(ctx context.Context) error { _, err := s.Lease(ctx, "a", "b", time.Minute); return err },
+		"release": func(ctx context.Context) error { return s.Release(ctx, "a", "b") },
+		"answer":  func(ctx context.Context) error { return s.Tell(ctx, answer) },
+		"redact":  func(ctx context.Context) error { return s.Redact(ctx, "vs_1") },
+	}
+	for name, do := range work {
+		if err := do(t.Context()); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+	}
+	vanished.Store(true)
+	var wg sync.WaitGroup
+	for name, do := range work {
+		wg.Go(func() {
+			ctx, cancel := context.WithTimeout(t.Context(), 40*time.Second)
+			defer cancel()
+			if err := do(ctx); err == nil || ctx.Err() != nil {
+				t.Errorf("%s: %v after 40 s", name, err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// falling passes a login on, and then nothing more to the server while it is
+// silent, who does not learn of it either.
 func falling(tb testing.TB, server string, silent *atomic.Bool) (addr string) {
 	tb.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -90,6 +163,7 @@ func falling(tb testing.TB, server string, silent *atomic.Bool) (addr string) {
 			}
 			if in.Load() && silent.Load() {
 				_, _ = io.Copy(io.Discard, client)
+				<-tb.Context().Done()
 				return
 			}
 			if _, err := upstream.Write(b[:n]); err != nil {

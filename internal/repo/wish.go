@@ -42,6 +42,8 @@ type ThinEvent struct {
 // Claim leases the wish of a session. It is nil if there is none that is due
 // and free, or if nothing is wanted any more.
 func (s *Store) Claim(ctx context.Context, session string, lease time.Duration) (*Wish, error) {
+	ctx, cancel := s.patiently(ctx)
+	defer cancel()
 	w := &Wish{Session: session}
 	var hidden bool
 	b := &pgx.Batch{}
@@ -98,6 +100,8 @@ ORDER BY event_id`, session).Query(func(rows pgx.Rows) error {
 
 // Renew prolongs the lease of a wish.
 func (s *Store) Renew(ctx context.Context, w *Wish, lease time.Duration) error {
+	ctx, cancel := s.patiently(ctx)
+	defer cancel()
 	_, err := s.pool.Exec(ctx, `
 UPDATE stripe_identity.wishes SET leased_until = now() + $3::interval
 WHERE session_id = $1 AND generation = $2 AND leased_until IS NOT NULL`, w.Session, w.Generation, lease)
@@ -139,6 +143,8 @@ WHERE session_id = $1`
 
 // Settle ends a wish if nothing is wanted any more, and else gives it back, due now.
 func (s *Store) Settle(ctx context.Context, w *Wish) error {
+	ctx, cancel := s.patiently(ctx)
+	defer cancel()
 	b := &pgx.Batch{}
 	b.Queue(sqlSettle, w.Session, w.Generation)
 	b.Queue(sqlGiveBack, w.Session, w.Generation, time.Duration(0))
@@ -147,12 +153,16 @@ func (s *Store) Settle(ctx context.Context, w *Wish) error {
 
 // Postpone gives back a wish that could not be served.
 func (s *Store) Postpone(ctx context.Context, w *Wish, d time.Duration) error {
+	ctx, cancel := s.patiently(ctx)
+	defer cancel()
 	_, err := s.pool.Exec(ctx, sqlGiveBack, w.Session, w.Generation, d)
 	return plain("postpone the wish of session "+w.Session, err)
 }
 
 // GiveUp leaves a wish unserved until something new is wanted.
 func (s *Store) GiveUp(ctx context.Context, w *Wish) error {
+	ctx, cancel := s.patiently(ctx)
+	defer cancel()
 	_, err := s.pool.Exec(ctx, sqlGiveBack, w.Session, w.Generation, nil)
 	return plain("give up the wish of session "+w.Session, err)
 }
@@ -161,6 +171,8 @@ func (s *Store) GiveUp(ctx context.Context, w *Wish) error {
 // waiting first. Before, it makes the wishes that nobody made: for what came
 // to be wanted while there was no key for the mode.
 func (s *Store) Due(ctx context.Context, livemodes []bool, n int) (sessions []string, err error) {
+	ctx, cancel := s.patiently(ctx)
+	defer cancel()
 	b := &pgx.Batch{}
 	b.Queue(`
 INSERT INTO stripe_identity.wishes (session_id)
