@@ -81,7 +81,7 @@ func (w *Worker) fetch(ctx context.Context, wish *repo.Wish, place stripeapi.Pla
 		From: a.From, Until: a.Until, Session: a.Session, Account: wish.Account, Context: wish.Context,
 		Outputs: a.Expanded, Unreadable: a.Unreadable,
 	}
-	closed := outputs && a.Session.Outputs == nil && len(a.Unreadable) > 0
+	closed := outputs && a.Closed
 	if closed {
 		answer.Outputs = false // it tells the state, and no outputs: they are wanted still
 	}
@@ -133,7 +133,11 @@ func (w *Worker) refused(wish *repo.Wish, err error, outputs bool) (time.Duratio
 		return time.Minute, nil // the key went away; the start and doctor tell of it
 	case errors.Is(err, stripeapi.ErrNotFound):
 		result = fetchNotFound
-		if age > lostAfter {
+		limit := lostAfter
+		if wish.Livemode == events.ModeLive {
+			limit, level = hopeless, zap.WarnLevel
+		}
+		if age > limit {
 			pause, level = never, zap.ErrorLevel
 		}
 	case errors.Is(err, stripeapi.ErrForbidden), errors.Is(err, stripeapi.ErrUnauthorized):

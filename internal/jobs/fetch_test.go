@@ -1,6 +1,7 @@
 package jobs_test
 
 import (
+	"encoding/json"
 	"io"
 	"net/http"
 	"strings"
@@ -298,26 +299,59 @@ func TestALateFirstAttemptTellsWhatIsLost(t *testing.T) {
 	}
 }
 
-func TestAWishThatStripeDoesNotKnowEndsAfterADay(t *testing.T) {
+// Test data can be deleted at Stripe, live sessions cannot: their key is wrong,
+// and may be mended.
+func TestAWishThatStripeDoesNotKnowEndsAfterADayOrLiveAfterAMonth(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, full).start(t)
-	s := w.src.Session(scenario.SessionOptions{Livemode: true}) // Stripe is told nothing
-	at := time.Now().Add(-time.Minute)
-	w.deliver(t, s.Verified(at))
-	eventually(t, "it was not found", func() bool { return w.fetched(t, "not_found") > 0 })
-	eventually(t, "it is due again", func() bool {
-		return w.value(t, `SELECT count(*)::text FROM stripe_identity.wishes WHERE leased_until IS NULL AND due_at < 'infinity'`) == "1"
-	})
-	w.value(t, `UPDATE stripe_identity.wishes SET tried_at = now() - interval '25 hours', due_at = now() RETURNING 'done'`)
-	eventually(t, "it is given up", func() bool {
-		return w.value(t, `SELECT count(*)::text FROM stripe_identity.wishes WHERE due_at = 'infinity'`) == "1"
-	})
+	for name, c := range map[string]struct {
+		live          bool
+		tried, hardly string
+	}{"test": {false, "25 hours", "23 hours"}, "live": {true, "31 days", "29 days"}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, full).start(t)
+			s := w.src.Session(scenario.SessionOptions{Livemode: c.live}) // Stripe is told nothing
+			at := time.Now().Add(-time.Minute)
+			w.deliver(t, s.Verified(at))
+			for n, age := range []string{"0", c.hardly} {
+				w.value(t, `UPDATE stripe_identity.wishes SET tried_at = now() - $1::interval, due_at = now() RETURNING 'done'`, age)
+				eventually(t, "it was not found", func() bool { return w.fetched(t, "not_found") > float64(n) })
+				eventually(t, "it is due again", func() bool {
+					return w.value(t, `SELECT count(*)::text FROM stripe_identity.wishes WHERE leased_until IS NULL AND due_at > now() AND due_at < 'infinity'`) == "1"
+				})
+			}
+			w.value(t, `UPDATE stripe_identity.wishes SET tried_at = now() - $1::interval, due_at = now() RETURNING 'done'`, c.tried)
+			eventually(t, "it is given up", func() bool {
+				return w.value(t, `SELECT count(*)::text FROM stripe_identity.wishes WHERE due_at = 'infinity'`) == "1"
+			})
 
-	// What is new is asked for again.
-	lost, again := s.RequiresInput(at.Add(10*time.Second), "abandoned"), s.Verified(at.Add(20*time.Second))
-	w.Tell(s, again)
-	w.deliver(t, lost, again)
-	eventually(t, "the outputs are stored", func() bool { return w.value(t, outputs) != "" })
+			// What is new is asked for again.
+			lost, again := s.RequiresInput(at.Add(10*time.Second), "abandoned"), s.Verified(at.Add(20*time.Second))
+			w.Tell(s, again)
+			w.deliver(t, lost, again)
+			eventually(t, "the outputs are stored", func() bool { return w.value(t, outputs) != "" })
+		})
+	}
+}
+
+// That is an answer, also to a key that may not read all: nothing is refused.
+func TestASessionThatHasNoOutputsIsServed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, stripefake.Rights{}).start(t)
+	s := w.src.Session(scenario.SessionOptions{Livemode: true})
+	verified := s.Verified(time.Now().Add(-time.Minute))
+	var body struct {
+		Data struct{ Object json.RawMessage }
+	}
+	if err := json.Unmarshal(verified.Body, &body); err != nil {
+		t.Fatal(err)
+	}
+	w.AddSession(stripeapi.Place{Live: true}, body.Data.Object) // which events tell without
+	w.deliver(t, verified)
+	w.served(t)
+	if n := w.fetched(t, "forbidden"); n != 0 {
+		t.Errorf("%v times the key was blamed", n)
+	}
 }
 
 func TestAWishToWhichStripeGivesNoUsefulAnswerEndsAfterAMonth(t *testing.T) {

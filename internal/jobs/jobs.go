@@ -46,7 +46,9 @@ const (
 	lease      = 18 * time.Second
 	renewEvery = 6 * time.Second
 
-	// lostAfter is how long Stripe may not know a session before we believe it.
+	// lostAfter is how long Stripe may not know a session of the test mode, where
+	// data can be deleted, before we believe it. Of a live one it says that the key
+	// is another account's.
 	lostAfter = 24 * time.Hour
 	// hopeless is how long a refused wish is tried: as long as Stripe keeps events.
 	hopeless = 30 * 24 * time.Hour

@@ -526,7 +526,7 @@ func (c *comparison) takeSessions(ctx context.Context, p stripeapi.Place, page [
 			c.report.SessionsRepaired++
 			c.found(Finding{Place: nameOf(p), SessionID: a.Session.ID, Status: a.Session.Status.Value, What: what})
 		}
-		if state.Unconfirmed {
+		if state.Unconfirmed && !c.younger[a.Session.ID] { // it may have told of a redaction
 			confirmed = append(confirmed, a.Session.ID)
 		}
 	}

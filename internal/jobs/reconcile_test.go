@@ -910,6 +910,27 @@ func TestWhatMayStillBeUnderWayIsLeftToTheNextRun(t *testing.T) {
 	}
 }
 
+// The delivery that is under way may tell of a redaction.
+func TestHiddenOutputsAreNotShownWhileAnEventIsUnderWay(t *testing.T) {
+	t.Parallel()
+	s := newSides(t)
+	session, told := s.happens(t, time.Hour, scenario.SessionOptions{Livemode: true}, "created verified")
+	s.deliver(t, told...)
+	s.withOutputs(t, session, stripeapi.Place{Live: true})
+	if _, err := s.store.Unconfirm(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s.goesOn(t, session, s.clock().Add(-2*time.Second), "redacted")
+	if r := s.run(t, jobs.ReconcileRequest{}); r.OutputsShown != 0 {
+		t.Errorf("the outputs of %d sessions were shown", r.OutputsShown)
+	}
+	s.expect(t, `SELECT session_id FROM stripe_identity.verified_identities`)
+	s.expect(t, `SELECT session_id FROM stripe_identity.verified_outputs WHERE unconfirmed`, session.ID)
+	s.pass(time.Minute)
+	s.run(t, jobs.ReconcileRequest{})
+	s.expect(t, `SELECT session_id FROM stripe_identity.verified_outputs`)
+}
+
 func TestARunThatIsBrokenOffSaysSo(t *testing.T) {
 	t.Parallel()
 	s := newSides(t)

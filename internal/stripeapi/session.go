@@ -46,6 +46,8 @@ type Answer struct {
 	Unreadable []string
 	// Expanded says that outputs were asked for, as far as the key may read them.
 	Expanded bool
+	// Closed says that it may read none of them.
+	Closed bool
 }
 
 // Session reads one session. With outputs it asks for what OUTPUT_FIELDS wants
@@ -88,7 +90,7 @@ func (c *Client) session(ctx context.Context, p Place, path string, withOutputs,
 	if err != nil {
 		return Answer{}, err
 	}
-	a.Expanded, a.Unreadable = true, c.unreadable(wanted, readable)
+	a.Expanded, a.Unreadable, a.Closed = true, c.unreadable(wanted, readable), !slices.Contains(readable, outputsPath)
 	return a, nil
 }
 
