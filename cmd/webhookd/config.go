@@ -25,7 +25,7 @@ import (
 // errConfig is wrapped by what LoadConfig returns: exit code 2.
 var errConfig = errors.New("configuration")
 
-// Config is what the environment says, checked. Nothing else in webhookd reads the environment.
+// Config is what the environment says, checked. Nothing else reads a WEBHOOKD_ variable.
 type Config struct {
 	Credentials // as they were at the start: a secretWatcher has the present ones
 
@@ -652,13 +652,6 @@ func distance(a, b string) int {
 // variables are the names of all variables, in the order of environment's fields.
 func variables() []string {
 	return strings.Fields(usage(`{{range .}}{{.Key}} {{end}}`))
-}
-
-// configTable is the table of all variables in README.md.
-func configTable() string {
-	return "| variable | default | meaning |\n|---|---|---|\n" + strings.ReplaceAll(usage(
-		`{{range .}}| '{{.Key}}' | {{with usage_default .}}'{{.}}'{{else}}{{.Tags.Get "absent"}}{{end}} | {{usage_description .}} |
-{{end}}`), "'", "`")
 }
 
 // usage renders a template over envconfig's own view of the variables.

@@ -215,8 +215,9 @@ func backlogFindings(b repo.Backlog, cfg *Config, now time.Time) (f findings) {
 	}
 
 	const ask = "a key for the mode has to be set and accepted (see above), and 'webhookd serve' to run"
-	f.waiting("refresh", ask, "session", b.Refresh, now)
-	f.waiting("thin events", ask, "event", b.Thin, now)
+	const settle = ask + "; what Stripe no longer knows (not_found in the log) goes on waiting"
+	f.waiting("refresh", settle, "session", b.Refresh, now)
+	f.waiting("thin events", settle, "event", b.Thin, now)
 	switch w := cfg.OutputsWindow; {
 	case len(cfg.APIKeys) == 0:
 		f.okf("outputs", "off: there is no key")

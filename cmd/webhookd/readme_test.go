@@ -388,3 +388,10 @@ func TestEveryDependencyIsADecision(t *testing.T) {
 		}
 	}
 }
+
+// configTable is the table of all variables in README.md.
+func configTable() string {
+	return "| variable | default | meaning |\n|---|---|---|\n" + strings.ReplaceAll(usage(
+		`{{range .}}| '{{.Key}}' | {{with usage_default .}}'{{.}}'{{else}}{{.Tags.Get "absent"}}{{end}} | {{usage_description .}} |
+{{end}}`), "'", "`")
+}

@@ -5,11 +5,20 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"webhookd/internal/events"
 )
 
 // mark stands for what must reach no row, log, metric or error.
 const mark = "MARK-7f3a"
+
+func TestWithheldIsWhatPayloadsLeaveOut(t *testing.T) {
+	t.Parallel()
+	if diff := cmp.Diff(withheld, events.Withheld()); diff != "" {
+		t.Errorf("names (-want +got):\n%s", diff)
+	}
+}
 
 func TestSecretsAreInNoPlaceOfTheEvent(t *testing.T) {
 	t.Parallel()

@@ -35,7 +35,7 @@ func newMetrics(reg prometheus.Registerer, pools []*pgxpool.Pool, waiting func()
 		}),
 		commitEvents: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "webhookd_commit_events",
-			Help:    "Events in one commit.",
+			Help:    "Events in one commit, and answers of the API or redactions.",
 			Buckets: prometheus.ExponentialBuckets(1, 2, 11),
 		}),
 		rejected: prometheus.NewCounter(prometheus.CounterOpts{

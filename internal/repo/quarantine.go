@@ -138,7 +138,7 @@ func (s *Store) replay(ctx context.Context, id string) (Replayed, error) {
 		r.Why = e.Fault
 		return r, nil
 	}
-	if e.Session.Options, err = s.wholeOptions(ctx, e); err != nil {
+	if err := s.whole(ctx, e); err != nil {
 		return r, err
 	}
 	e.Source, e.SecretName, e.ReceivedAt = kept.Source, *orEmpty(kept.SecretName), kept.ReceivedAt
@@ -164,21 +164,28 @@ func (s *Store) replay(ctx context.Context, id string) (Replayed, error) {
 	return r, nil
 }
 
-// wholeOptions are the options of an event that was read from its payload: what
-// payloads leave out, such as options.document, is taken from what stands.
-func (s *Store) wholeOptions(ctx context.Context, e *events.Event) ([]byte, error) {
-	if e.Session.Options == nil {
-		return nil, nil
-	}
-	rows, _ := s.pool.Query(ctx, `
-SELECT (options || $2::text::jsonb)::text
+// whole completes an event that was read from its payload by what stands of its
+// session: payloads leave out options.document, and some keys of metadata, and the
+// row that is written anew would lose them.
+func (s *Store) whole(ctx context.Context, e *events.Event) error {
+	var options, metadata *string
+	err := s.pool.QueryRow(ctx, `
+SELECT (SELECT options || $2::text::jsonb WHERE jsonb_typeof(options) = 'object')::text,
+       (SELECT jsonb_object_agg(key, value) || $3::text::jsonb
+        FROM jsonb_each(CASE jsonb_typeof(metadata) WHEN 'object' THEN metadata END)
+        WHERE key = ANY ($4))::text
 FROM stripe_identity.verification_sessions
-WHERE id = $1 AND jsonb_typeof(options) = 'object'`, e.SessionID, string(e.Session.Options)) // CollectOneRow tells the error
-	whole, err := pgx.CollectOneRow(rows, pgx.RowTo[string])
-	if errors.Is(err, pgx.ErrNoRows) {
-		return e.Session.Options, nil
+WHERE id = $1`, e.SessionID, e.Session.Options, e.Session.Metadata, events.Withheld()).Scan(&options, &metadata)
+	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		return plain("read what stands of session "+e.SessionID, err)
 	}
-	return []byte(whole), plain("read the options of session "+e.SessionID, err)
+	if options != nil {
+		e.Session.Options = []byte(*options)
+	}
+	if metadata != nil {
+		e.Session.Metadata, e.Session.MetadataApart = []byte(*metadata), true
+	}
+	return nil
 }
 
 // cut reports whether the stored payload lacks what the event said: it went

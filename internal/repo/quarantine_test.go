@@ -117,20 +117,33 @@ FROM stripe_identity.events`)
 	}
 }
 
-func TestReplayKeepsTheOptionsThatAPayloadLeavesOut(t *testing.T) {
+func TestReplayKeepsWhatAPayloadLeavesOut(t *testing.T) {
 	t.Parallel()
 	url := pgtest.Database(t)
 	store := open(t, url)
 	s := newSession(1, "vs_1")
-	tell(t, store, s.Created(at(0)).Body)
-	before := one(t, url, `SELECT options::text FROM stripe_identity.verification_sessions`)
+	metadata := func(team string) map[string]any {
+		return map[string]any{"data.object.metadata": map[string]any{"url": "https://crm.example/1", "document": "A 12", "team": team}}
+	}
+	tell(t, store, edit(t, s.Created(at(0)).Body, metadata("a")))
+	const options = `SELECT (options - 'phone')::text FROM stripe_identity.verification_sessions`
+	before := one(t, url, options)
 	e := s.Verified(at(10))
-	e.Body = edit(t, e.Body, map[string]any{"data.object.options.phone": map[string]any{"require_verification": true}})
+	e.Body = edit(t, edit(t, e.Body, metadata("b")), map[string]any{"data.object.options.phone": map[string]any{"require_verification": true}})
 	shelve(t, url, store, e)
 	replay(t, store, e.ID)
-	got := one(t, url, `SELECT (options - 'phone')::text FROM stripe_identity.verification_sessions WHERE status = 'verified' AND options ? 'phone'`)
+	got := one(t, url, options+` WHERE status = 'verified' AND options ? 'phone'`)
 	if diff := cmp.Diff(before, got); diff != "" || !strings.Contains(before[0], "document") {
 		t.Errorf("options (-before +after):\n%s", diff)
+	}
+	const whole = `{"url": "https://crm.example/1", "team": "b", "document": "A 12"}`
+	for _, sql := range []string{
+		`SELECT metadata::text FROM stripe_identity.verification_sessions`,
+		`SELECT metadata::text FROM stripe_identity.status_transitions WHERE status = 'verified'`,
+	} {
+		if diff := cmp.Diff([]string{whole}, one(t, url, sql)); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", sql, diff)
+		}
 	}
 }
 
