@@ -195,7 +195,7 @@ func (r *Receiver) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 		w.Header()["Content-Type"] = contentJSON
 		_, _ = w.Write(*buf) // a client that has gone is told at its next attempt
 	}
-	if cap(*buf) <= keptBuffer {
+	if cap(*buf) <= usualBody {
 		r.buffers.Put(buf)
 	}
 }

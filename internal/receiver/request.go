@@ -12,9 +12,8 @@ import (
 const (
 	maxHeaders = 16 << 10 // of all of a request's headers, as sent
 
-	usualBody  = 8 << 10  // Stripe's events have some 3 KB
-	minHeld    = 32 << 20 // see Receiver.maxHeld; the collector lets five times as much stand
-	keptBuffer = 64 << 10 // what one large body needed is not kept for small ones
+	usualBody = 8 << 10  // Stripe's events have some 3 KB; what more needed is not kept for others
+	minHeld   = 32 << 20 // see Receiver.maxHeld; the collector lets five times as much stand
 )
 
 // admit judges what can be judged before the body is asked for, and answers the

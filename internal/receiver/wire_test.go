@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptrace"
 	"runtime"
@@ -303,6 +304,38 @@ func TestBodiesThatNeverEndHoldABoundedAmountOfMemory(t *testing.T) {
 		t.Errorf("150 bodies of 1 MiB that never end hold %d MiB", grown>>20)
 	}
 	wg.Wait()
+}
+
+// Nor does who sends next to nothing get what a longer body needed before. It is
+// not parallel: it looks at the heap.
+func TestBodiesThatHardlyBeginHoldABoundedAmountOfMemory(t *testing.T) {
+	var before, after runtime.MemStats
+	addr := newService(t, answers(events.Applied), func(o *receiver.Options) { o.DeliveryTimeout = 20 * time.Second }).listen(t)
+	unsigned := http.Header{"Stripe-Signature": {"t=1,v1=" + strings.Repeat("0", 64)}}
+	body := strings.Repeat("x", 50<<10)
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	const rounds, each = 6, 200
+	for range rounds {
+		var longer []net.Conn
+		for range each {
+			longer = append(longer, dial(t, addr, head(len(body), unsigned)+body[1:]))
+		}
+		time.Sleep(300 * time.Millisecond) // all have come in, but for their last byte
+		for _, conn := range longer {
+			_, _ = io.WriteString(conn, "x") // some were refused before
+			readFrom(t, conn)
+		}
+		for range each {
+			dial(t, addr, head(1<<10, unsigned)+"x")
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	if grown := int64(after.HeapInuse) - int64(before.HeapInuse); grown > 60<<20 {
+		t.Errorf("%d bodies of one byte that never go on hold %d MiB", rounds*each, grown>>20)
+	}
 }
 
 // However long bodies may be, what all may hold together is never too little for one.
