@@ -60,15 +60,14 @@ func newDemo(t target, stripe *demoStripe, seed uint64) (*demo, error) {
 	return d, nil
 }
 
-// run tells until ctx ends or the endpoint is gone. It begins with each error
-// code once, so that none is missing from any page or panel.
+// run tells until ctx ends. It begins with each error code once, so that none is
+// missing from any page or panel. What is not answered Stripe would send again; the
+// demo goes on with the next.
 func (d *demo) run(ctx context.Context) {
 	for _, code := range append(events.Codes(), "a_code_of_tomorrow", events.LabelNone) {
 		s := d.begin("abandoned", code)
-		for len(s.what) > 0 {
-			if d.step(ctx, s) != nil {
-				return
-			}
+		for len(s.what) > 0 && ctx.Err() == nil {
+			d.tell(ctx, s)
 		}
 	}
 	for ctx.Err() == nil {
@@ -76,13 +75,18 @@ func (d *demo) run(ctx context.Context) {
 			d.alive = append(d.alive, d.begin(d.draw(d.stories), d.draw(d.codes)))
 		}
 		i := d.rng.IntN(len(d.alive))
-		if d.step(ctx, d.alive[i]) != nil {
-			return
-		}
+		d.tell(ctx, d.alive[i])
 		if len(d.alive[i].what) == 0 {
 			d.alive = slices.Delete(d.alive, i, i+1)
 		}
 		wait(ctx, time.Duration(float64(demoPace)*d.rng.ExpFloat64()))
+	}
+}
+
+// tell does a step, and pauses if nobody answers.
+func (d *demo) tell(ctx context.Context, s *demoSession) {
+	if d.step(ctx, s) != nil {
+		wait(ctx, time.Second)
 	}
 }
 

@@ -76,11 +76,16 @@ func runDev(ctx context.Context, reset, demo bool, stdout, stderr io.Writer) (er
 	cfg, err := LoadConfig(needDatabase|needMigrateDatabase|needSecrets, func(e *environment) {
 		e.DatabaseURL.force(pending)
 		e.MigrateDatabaseURL.force(pending)
-		switch own := "dev=" + secret; {
+		own := "dev=" + secret
+		if strings.Contains(e.StripeWebhookSecrets.text, "dev=") {
+			own = secret // one of theirs may have the name
+		}
+		switch {
 		case e.StripeWebhookSecretsFile.set:
 			secret = "" // of theirs, only they know which trigger should use
 		case !e.StripeWebhookSecrets.set:
 			e.StripeWebhookSecrets.force(own)
+		case strings.Contains(e.StripeWebhookSecrets.text, secret): // it was printed to be used
 		case e.StripeWebhookSecrets.text != "": // else it is a fault, as everywhere
 			e.StripeWebhookSecrets.force(e.StripeWebhookSecrets.text + "," + own)
 		}

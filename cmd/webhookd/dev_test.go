@@ -31,18 +31,29 @@ type development struct {
 func newDevelopment(tb testing.TB) *development {
 	tb.Helper()
 	d := &development{tb, tb.TempDir()}
-	tb.Cleanup(func() { // as root the data may be elsewhere
-		if err := pgdev.Reset(context.Background(), filepath.Join(d.dir, ".webhookd", "postgres")); err != nil {
+	removed(tb, filepath.Join(d.dir, ".webhookd", "postgres"))
+	return d
+}
+
+// removed sees to it that nothing of a server is left: as root its data may be elsewhere.
+func removed(tb testing.TB, dir string) {
+	tb.Cleanup(func() {
+		if err := pgdev.Reset(context.Background(), dir); err != nil {
 			tb.Error(err)
 		}
 	})
-	return d
 }
 
 // run starts dev and waits for its greeting.
 func (d *development) run(args ...string) (*process, target) {
 	d.Helper()
-	dev := launch(d, d.dir, env{"WEBHOOKD_LISTEN_ADDR": "127.0.0.1:0", "WEBHOOKD_ADMIN_ADDR": "127.0.0.1:0"}, append([]string{"dev"}, args...)...)
+	return d.runWith(env{}, args...)
+}
+
+func (d *development) runWith(e env, args ...string) (*process, target) {
+	d.Helper()
+	e["WEBHOOKD_LISTEN_ADDR"], e["WEBHOOKD_ADMIN_ADDR"] = "127.0.0.1:0", "127.0.0.1:0"
+	dev := launch(d, d.dir, e, append([]string{"dev"}, args...)...)
 	eventually(d, "see dev greet", func() bool {
 		select {
 		case <-dev.ended:
@@ -164,7 +175,8 @@ func TestDevKeepsItsDataUntilReset(t *testing.T) {
 	dev.signal(syscall.SIGINT)
 	dev.exits(exitDone)
 
-	dev, again := d.run()
+	// Its secret was printed to be used, also where it is run again.
+	dev, again := d.runWith(env{"WEBHOOKD_STRIPE_WEBHOOK_SECRETS": "dev=" + at.Secret})
 	if n := d.rows(again, "events"); n != 3 || again.Secret != at.Secret {
 		t.Errorf("the second run has %d events, want 3, or another secret", n)
 	}

@@ -145,7 +145,7 @@ func (f *findings) pooler(s repo.Server, shared bool) {
 		f.okf("connections", "%d of %d are free, a replica opens up to %d", s.Free, s.Most, each)
 	}
 	if s.Pooled && shared {
-		f.warnf("migrate", "set WEBHOOKD_MIGRATE_DATABASE_URL to reach PostgreSQL directly", "'webhookd migrate' would go through the pooler, where its lock does not hold")
+		f.okf("migrate", "not from here: 'webhookd migrate' would go through the pooler, where its lock does not hold; where it runs, WEBHOOKD_MIGRATE_DATABASE_URL has to reach PostgreSQL directly")
 	}
 }
 

@@ -44,7 +44,9 @@ type clinic struct {
 
 func newClinic(tb testing.TB) *clinic {
 	tb.Helper()
-	server, err := pgdev.Start(tb.Context(), pgdev.Options{Dir: filepath.Join(tb.TempDir(), "server")})
+	dir := filepath.Join(tb.TempDir(), "server")
+	removed(tb, dir)
+	server, err := pgdev.Start(tb.Context(), pgdev.Options{Dir: dir})
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -635,6 +637,7 @@ func roles(tb testing.TB) string {
 func TestDoctorTellsAStandby(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "server")
+	removed(t, dir)
 	start := func() *pgdev.Server {
 		t.Helper()
 		server, err := pgdev.Start(t.Context(), pgdev.Options{Dir: dir})

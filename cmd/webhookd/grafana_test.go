@@ -42,8 +42,8 @@ func TestTheDashboardOfPostgresReadsAsTheReader(t *testing.T) {
 	var d struct {
 		Templating struct {
 			List []struct {
-				Name, Type string
-				Query      any
+				Name, Type, AllValue string
+				Query                any
 			}
 		}
 		Panels []struct {
@@ -55,7 +55,11 @@ func TestTheDashboardOfPostgresReadsAsTheReader(t *testing.T) {
 		t.Fatal(err)
 	}
 	queries := map[string]string{}
+	all := "" // what Grafana puts in for All, as it is
 	for _, v := range d.Templating.List {
+		if v.Name == "code" {
+			all = v.AllValue
+		}
 		if v.Type == "query" {
 			queries["variable "+v.Name] = v.Query.(string)
 		}
@@ -69,7 +73,7 @@ func TestTheDashboardOfPostgresReadsAsTheReader(t *testing.T) {
 		t.Errorf("%d queries, want 9", len(queries))
 	}
 	timeFilter := regexp.MustCompile(`\$__timeFilter\(([\w.]+)\)`)
-	variables := strings.NewReplacer("$livemode", "true", "${code:sqlstring}", "'%'",
+	variables := strings.NewReplacer("$livemode", "true", "${code:sqlstring}", all,
 		"${session:sqlstring}", "'"+session.ID+"'", "${reference:sqlstring}", "'user-o''neill'")
 	for title, sql := range queries {
 		sql = timeFilter.ReplaceAllString(variables.Replace(sql), "$1 BETWEEN now() - interval '2 hours' AND now()")

@@ -16,7 +16,7 @@ func tuneMemory() {
 		debug.SetGCPercent(300)
 	}
 	if _, set := os.LookupEnv("GOMEMLIMIT"); !set {
-		debug.SetMemoryLimit(memoryLimit("/sys/fs/cgroup/memory.max"))
+		debug.SetMemoryLimit(memoryLimit("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")) // v2, v1
 	}
 }
 
@@ -25,14 +25,16 @@ const defaultMemoryLimit = 1 << 30
 
 // memoryLimit is nine tenths of what the container may use, in bytes; the rest
 // is for what the Go runtime does not count.
-func memoryLimit(cgroup string) int64 {
-	text, err := os.ReadFile(cgroup)
-	if err != nil {
-		return defaultMemoryLimit
+func memoryLimit(files ...string) int64 {
+	const none = 1 << 50 // v1 says some 2^63, v2 the word max
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			continue
+		}
+		if limit, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64); err == nil && limit < none {
+			return limit / 10 * 9
+		}
 	}
-	limit, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
-	if err != nil { // "max": no limit
-		return defaultMemoryLimit
-	}
-	return limit / 10 * 9
+	return defaultMemoryLimit
 }

@@ -14,6 +14,7 @@ func TestMemoryLimitIsNineTenthsOfTheContainers(t *testing.T) {
 	}{
 		"a container with 256 MiB":    {"268435456\n", 241591905 / 10 * 10},
 		"a container without a limit": {"max\n", defaultMemoryLimit},
+		"likewise, of cgroup v1":      {"9223372036854771712\n", defaultMemoryLimit},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -21,7 +22,7 @@ func TestMemoryLimitIsNineTenthsOfTheContainers(t *testing.T) {
 			if err := os.WriteFile(file, []byte(c.file), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			if got := memoryLimit(file); got/100 != c.want/100 {
+			if got := memoryLimit(filepath.Join(t.TempDir(), "none"), file); got/100 != c.want/100 {
 				t.Errorf("limit %d, want about %d", got, c.want)
 			}
 		})

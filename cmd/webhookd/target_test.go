@@ -167,4 +167,12 @@ func TestAFileOfDevThatCannotBeReadIsToldWhereItCounts(t *testing.T) {
 		}
 	}
 	d.runs(exitDone, "quarantine", "list") // by the environment
+
+	body := filepath.Join(d.dir, "body")
+	writeFile(t, body, "{}")
+	verify := []string{"verify", "--body", body, "--header", "t=1,v1=" + strings.Repeat("0", 64)}
+	if p := launch(t, d.dir, nil, verify...).exits(exitUsage); !strings.Contains(p.log.String(), "read .webhookd/dev.json") {
+		t.Errorf("verify: %s%s", p.stdout, p.log)
+	}
+	launch(t, d.dir, env{"WEBHOOKD_STRIPE_WEBHOOK_SECRETS": whsec}, verify...).exits(exitFailed) // it does not match
 }

@@ -99,12 +99,12 @@ type verification struct {
 // judgeAsConfigured takes the configured secrets, else that of dev, and the
 // configured tolerance.
 func (v *verification) judgeAsConfigured() error {
-	dev, err := readDevFile()
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return usagef("%w", err)
-	}
+	dev, unread := readDevFile()
 	cfg, err := LoadConfig(needSecrets, dev.lendSecret)
-	if err != nil {
+	switch {
+	case err != nil && unread != nil && !errors.Is(unread, fs.ErrNotExist):
+		return usagef("%w", unread)
+	case err != nil:
 		return err
 	}
 	v.secrets, v.tolerance = cfg.Secrets, cfg.SignatureTolerance

@@ -23,7 +23,7 @@ func postgresDashboard() dashboard {
 			Options: []option{{"Live", "true", true}, {"Test", "false", false}},
 		},
 		{
-			Name: "code", Label: "Code", Type: "query", Datasource: &from, Refresh: 2, Sort: 1, IncludeAll: true, AllValue: "%",
+			Name: "code", Label: "Code", Type: "query", Datasource: &from, Refresh: 2, Sort: 1, IncludeAll: true, AllValue: "'%'", // Grafana puts it in as it is
 			Query:   "SELECT DISTINCT error_code FROM stripe_identity.failure_reasons_hourly WHERE $__timeFilter(hour) ORDER BY 1",
 			Current: &option{Text: "All", Value: "$__all", Selected: true},
 		},

@@ -77,7 +77,7 @@ func (d *dashboard) strip(from source) {
 			say(map[string]result{"0": {"DOWN", red, 0}, "1": {"up", green, 1}}).limits(red, 1.0, green).
 			runbook("Database down", "runbook.md#database-down").wide(2),
 		number(from, "503, last hour", "short", "Signed deliveries that were not acknowledged in the last hour. Stripe sends them again.\n\n`webhookd doctor`").
-			query(q(`sum(increase(webhookd_deliveries_total{SEL,outcome="unavailable"}[1h]))`), "503").
+			query(q(`sum(increase(webhookd_deliveries_total{SEL,outcome="unavailable",event_type!="unknown"}[1h]))`), "503").
 			whole().limits(green, 0.5, orange, 5.0, red).runbook("Not acknowledged", "alerts/WebhookdEventsNotAcknowledged.md#mitigation").wide(3),
 		number(from, "200, last hour", "short", "Deliveries answered with 200 in the last hour. Few are normal where few people verify; zero where many are usual is not.\n\n`webhookd doctor`").
 			query(q(`sum(increase(webhookd_deliveries_total{SEL,outcome!~"unavailable|refused"}[1h]))`), "acknowledged").
@@ -113,7 +113,7 @@ func (d *dashboard) strip(from source) {
 		graph(from, "Users failing, or we", "percentunit", "Of the checks decided in an hour, the share that failed (users); of the signed deliveries in an hour, the share that got 503 (we). The dashed line is the users' share a week before.\n\nUsers up, we at zero: look at *Are users verified?* We up: look at *Are we healthy?*").
 			query(q(`sum(increase(webhookd_verification_failures_total{LIVE}[1h])) / (sum(increase(webhookd_status_transitions_total{LIVE,status="verified"}[1h])) + sum(increase(webhookd_verification_failures_total{LIVE}[1h])) > 0)`), "users").
 			query(q(`sum(increase(webhookd_verification_failures_total{LIVE}[1h] offset 1w)) / (sum(increase(webhookd_status_transitions_total{LIVE,status="verified"}[1h] offset 1w)) + sum(increase(webhookd_verification_failures_total{LIVE}[1h] offset 1w)) > 0)`), "users, a week before").
-			query(q(`sum(increase(webhookd_deliveries_total{SEL,outcome="unavailable"}[1h])) / (sum(increase(webhookd_deliveries_total{SEL,outcome!="refused"}[1h])) > 0)`), "we").
+			query(q(`sum(increase(webhookd_deliveries_total{SEL,outcome="unavailable",event_type!="unknown"}[1h])) / (sum(increase(webhookd_deliveries_total{SEL,outcome!="refused",event_type!="unknown"}[1h])) > 0)`), "we").
 			bounds(0, 1).paint("users", blue, "we", red).series("users, a week before", colored(blue), dashed(), property{"custom.fillOpacity", 0}).
 			runbook("Runbook", "runbook.md").wide(12),
 	)
@@ -177,9 +177,9 @@ func (d *dashboard) service(from source) {
 	)
 	d.line(8,
 		graph(from, "Error budget", "percentunit", "The share of signed deliveries that got 503, within five minutes, an hour and six. The objective is 0.1 %; an hour over the line at 1.44 % (and five minutes over it) pages.").
-			query(q(`sum(rate(webhookd_deliveries_total{SEL,outcome="unavailable"}[5m])) / (sum(rate(webhookd_deliveries_total{SEL,outcome!="refused"}[5m])) > 0)`), "5 minutes").
-			query(q(`sum(rate(webhookd_deliveries_total{SEL,outcome="unavailable"}[1h])) / (sum(rate(webhookd_deliveries_total{SEL,outcome!="refused"}[1h])) > 0)`), "1 hour").
-			query(q(`sum(rate(webhookd_deliveries_total{SEL,outcome="unavailable"}[6h])) / (sum(rate(webhookd_deliveries_total{SEL,outcome!="refused"}[6h])) > 0)`), "6 hours").
+			query(q(`sum(rate(webhookd_deliveries_total{SEL,outcome="unavailable",event_type!="unknown"}[5m])) / (sum(rate(webhookd_deliveries_total{SEL,outcome!="refused",event_type!="unknown"}[5m])) > 0)`), "5 minutes").
+			query(q(`sum(rate(webhookd_deliveries_total{SEL,outcome="unavailable",event_type!="unknown"}[1h])) / (sum(rate(webhookd_deliveries_total{SEL,outcome!="refused",event_type!="unknown"}[1h])) > 0)`), "1 hour").
+			query(q(`sum(rate(webhookd_deliveries_total{SEL,outcome="unavailable",event_type!="unknown"}[6h])) / (sum(rate(webhookd_deliveries_total{SEL,outcome!="refused",event_type!="unknown"}[6h])) > 0)`), "6 hours").
 			from0().limits(green, 0.0144, red).marks().paint("5 minutes", "light-orange", "1 hour", red, "6 hours", purple).
 			runbook("Not acknowledged", "alerts/WebhookdEventsNotAcknowledged.md#mitigation").wide(8),
 		graph(from, "Time to answer", "s", "How long acknowledged deliveries took. Stripe wants an answer within seconds; DELIVERY_TIMEOUT ends it at 10.").

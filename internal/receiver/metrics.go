@@ -23,6 +23,7 @@ type metrics struct {
 	unavailable map[string]prometheus.Counter  // by reason
 	decisions   map[string]prometheus.Observer // by event type
 	matches     *prometheus.CounterVec         // by secret
+	secrets     []string                       // whose series there are
 	failures    *prometheus.CounterVec         // by code, type, livemode
 	transitions *prometheus.CounterVec         // by status, livemode
 	redactions  *prometheus.CounterVec         // by status

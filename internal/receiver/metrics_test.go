@@ -85,6 +85,17 @@ func TestKnownValuesExistAtZeroFromTheStart(t *testing.T) {
 	}
 }
 
+func TestASecretThatIsTakenOutHasNoSeriesAnyMore(t *testing.T) {
+	t.Parallel()
+	svc := newService(t, nopStore)
+	svc.ExpectSecrets("old", "new")
+	svc.ExpectSecrets("new", "next")
+	want := []string{`secret="new"`, `secret="next"`}
+	if diff := cmp.Diff(want, names(t, svc.scrape(t), "webhookd_signature_matches_total")); diff != "" {
+		t.Errorf("series (-want +got):\n%s", diff)
+	}
+}
+
 func TestMetricsAreLintFree(t *testing.T) {
 	t.Parallel()
 	svc := newService(t, nopStore)

@@ -21,6 +21,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -125,12 +126,19 @@ func New(o Options) (*Receiver, error) {
 	return r, nil
 }
 
-// ExpectSecrets makes the series of secrets that are configured, at zero. Call
-// it at the start and after each change of the secrets.
+// ExpectSecrets makes the series of secrets that are configured, at zero, and ends
+// those of others. Call it at the start and after each change of the secrets, not
+// twice at a time.
 func (r *Receiver) ExpectSecrets(names ...string) {
+	for _, name := range r.metrics.secrets {
+		if !slices.Contains(names, name) {
+			r.metrics.matches.DeleteLabelValues(name)
+		}
+	}
 	for _, name := range names {
 		r.metrics.matches.WithLabelValues(name)
 	}
+	r.metrics.secrets = names
 }
 
 // Count adds an event that the store has recorded to the metrics that tell of

@@ -70,7 +70,7 @@ func New(o Options) *Client {
 		c.wants = func(string) bool { return true }
 	}
 	if c.base == nil {
-		c.base = http.DefaultTransport.(*http.Transport).Clone()
+		c.base = newTransport(quiet)
 	}
 	config := &stripe.BackendConfig{
 		EnableTelemetry:   new(false),
@@ -86,6 +86,19 @@ func New(o Options) *Client {
 	}
 	c.api = stripe.GetBackendWithConfig(stripe.APIBackend, config).(stripe.RawRequestBackend)
 	return c
+}
+
+// quiet is after how long a connection that tells nothing is asked whether it is
+// there, and after how long without an answer it is left: together no longer than
+// a read may take.
+const quiet = 15 * time.Second
+
+// newTransport is the usual one, but for HTTP/2 connections whose path vanished
+// without a word: each read would be sent into the same one, for a quarter of an hour.
+func newTransport(quiet time.Duration) *http.Transport {
+	t := http.DefaultTransport.(*http.Transport).Clone()
+	t.HTTP2 = &http.HTTP2Config{SendPingTimeout: quiet, PingTimeout: quiet}
+	return t
 }
 
 // Close closes the connections that are not in use.

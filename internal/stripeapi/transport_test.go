@@ -3,7 +3,12 @@ package stripeapi_test
 import (
 	"context"
 	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -168,4 +173,65 @@ func TestTheClockIsStripes(t *testing.T) {
 	if at, err := w.Clock(t.Context(), false); err == nil {
 		t.Errorf("without a Date the clock is %v", at)
 	}
+}
+
+// A firewall that forgets a connection tells nobody.
+func TestAConnectionWhosePathVanishedIsLeft(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		if r.ProtoMajor != 2 {
+			t.Errorf("asked by %s", r.Proto)
+		}
+	}))
+	server.EnableHTTP2 = true
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	var vanished atomic.Bool
+	transport := stripeapi.NewTransport(500 * time.Millisecond)
+	transport.TLSClientConfig = server.Client().Transport.(*http.Transport).TLSClientConfig
+	first := true
+	transport.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := new(net.Dialer).DialContext(ctx, network, addr)
+		if err == nil && first {
+			first, conn = false, vanishing{conn, &vanished}
+		}
+		return conn, err
+	}
+	t.Cleanup(transport.CloseIdleConnections)
+	client := &http.Client{Transport: transport, Timeout: 5 * time.Second}
+	ask := func() error {
+		q, err := http.NewRequestWithContext(t.Context(), http.MethodGet, server.URL, nil)
+		if err != nil {
+			return err
+		}
+		res, err := client.Do(q)
+		if err != nil {
+			return err
+		}
+		_, err = io.Copy(io.Discard, res.Body)
+		return errors.Join(err, res.Body.Close())
+	}
+	if err := ask(); err != nil {
+		t.Fatal(err)
+	}
+	vanished.Store(true)
+	if err := ask(); err == nil {
+		return // asked again by itself
+	}
+	if err := ask(); err != nil {
+		t.Errorf("the next read: %v", err)
+	}
+}
+
+// vanishing is a connection that swallows what is sent once its path has vanished.
+type vanishing struct {
+	net.Conn
+	vanished *atomic.Bool
+}
+
+func (c vanishing) Write(b []byte) (int, error) {
+	if c.vanished.Load() {
+		return len(b), nil
+	}
+	return c.Conn.Write(b)
 }
