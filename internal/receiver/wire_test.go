@@ -306,9 +306,8 @@ func TestBodiesThatNeverEndHoldABoundedAmountOfMemory(t *testing.T) {
 	wg.Wait()
 }
 
-// Nor does who sends next to nothing get what a longer body needed before. It is
-// not parallel: it looks at the heap.
-func TestBodiesThatHardlyBeginHoldABoundedAmountOfMemory(t *testing.T) {
+// Nor does who sends next to nothing get what a longer body needed before.
+func TestBodiesThatHardlyBeginHoldABoundedAmountOfMemory(t *testing.T) { //nolint:paralleltest // it looks at the heap
 	var before, after runtime.MemStats
 	addr := newService(t, answers(events.Applied), func(o *receiver.Options) { o.DeliveryTimeout = 20 * time.Second }).listen(t)
 	unsigned := http.Header{"Stripe-Signature": {"t=1,v1=" + strings.Repeat("0", 64)}}
