@@ -680,8 +680,9 @@ func TestServersThatCannotBeHadHere(t *testing.T) {
 	}{
 		"well":                        {func(*repo.Server) {}, true, nil},
 		"too old":                     {func(s *repo.Server) { s.Version, s.Number = "14.9", 140009 }, true, []string{"failure database"}},
-		"behind a pooler":             {func(s *repo.Server) { s.Pooled = true }, true, []string{"warning pooler", "warning migrate"}},
+		"behind a pooler":             {func(s *repo.Server) { s.Pooled = true }, true, []string{"warning pooler"}},
 		"behind a pooler, rightly":    {func(s *repo.Server) { s.Pooled, s.QueryMode = true, "cache_describe" }, false, nil},
+		"where migrate does not run":  {func(s *repo.Server) { s.Pooled, s.QueryMode = true, "cache_describe" }, true, nil},
 		"a pooler's limits are its":   {func(s *repo.Server) { s.Pooled, s.QueryMode, s.Free = true, "cache_describe", 0 }, false, nil},
 		"more in use than allowed":    {func(s *repo.Server) { s.Free = -3 }, true, []string{"warning connections"}},
 		"with a clock that goes wild": {func(s *repo.Server) { s.Clock = -time.Hour }, true, []string{"warning database clock"}},
