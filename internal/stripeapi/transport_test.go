@@ -187,7 +187,7 @@ func TestAConnectionWhosePathVanishedIsLeft(t *testing.T) {
 	server.StartTLS()
 	t.Cleanup(server.Close)
 	var vanished atomic.Bool
-	transport := stripeapi.NewTransport(500 * time.Millisecond)
+	transport := stripeapi.NewTransport(2 * time.Second)
 	transport.TLSClientConfig = server.Client().Transport.(*http.Transport).TLSClientConfig
 	first := true
 	transport.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -198,7 +198,7 @@ func TestAConnectionWhosePathVanishedIsLeft(t *testing.T) {
 		return conn, err
 	}
 	t.Cleanup(transport.CloseIdleConnections)
-	client := &http.Client{Transport: transport, Timeout: 5 * time.Second}
+	client := &http.Client{Transport: transport, Timeout: 15 * time.Second}
 	ask := func() error {
 		q, err := http.NewRequestWithContext(t.Context(), http.MethodGet, server.URL, nil)
 		if err != nil {
