@@ -45,11 +45,10 @@ func TestSettingsOfWritesStayWithinOurConnections(t *testing.T) {
 func TestAServerThatFallsSilentAfterTheLoginIsLeft(t *testing.T) {
 	t.Parallel()
 	url := pgtest.Database(t)
-	through := parsed(t, url)
 	var silent atomic.Bool
 	silent.Store(true)
-	through.Host = falling(t, through.Host, &silent)
-	s := open(t, through.String()+"&pool_max_conns=2", func(o *repo.Options) { o.Committers = 1 })
+	through := falling(t, url, &silent)
+	s := open(t, through+"&pool_max_conns=2", func(o *repo.Options) { o.Committers = 1 })
 
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
@@ -64,10 +63,9 @@ func TestAServerThatFallsSilentAfterTheLoginIsLeft(t *testing.T) {
 func TestAReplicaThatVanishesWithinACommitHoldsItsSessionNotForLong(t *testing.T) {
 	t.Parallel()
 	url := pgtest.Database(t)
-	through := parsed(t, url)
 	var vanished atomic.Bool
-	through.Host = falling(t, through.Host, &vanished)
-	gone := open(t, through.String(), func(o *repo.Options) {
+	through := falling(t, url, &vanished)
+	gone := open(t, through, func(o *repo.Options) {
 		o.Asks = func(bool) bool { return true }
 		o.Wake = func(context.Context, pgx.Tx, []string) error { vanished.Store(true); return nil } // it holds the row
 	})
@@ -94,10 +92,9 @@ func TestAReplicaThatVanishesWithinACommitHoldsItsSessionNotForLong(t *testing.T
 func TestJobsAreNotKeptByADatabaseThatVanishes(t *testing.T) {
 	t.Parallel()
 	url := pgtest.Database(t)
-	through := parsed(t, url)
 	var vanished atomic.Bool
-	through.Host = falling(t, through.Host, &vanished)
-	s, session := open(t, through.String()), newSession(1, "vs_1")
+	through := falling(t, url, &vanished)
+	s, session := open(t, through), newSession(1, "vs_1")
 	tell(t, s, session.Created(at(0)).Body)
 	wish, answer := &repo.Wish{Session: "vs_1"}, &events.Answer{From: at(0), Until: at(1), Session: read(t, session.Created(at(0)).Body).Session}
 	work := map[string]func(context.Context) error{
@@ -130,10 +127,12 @@ func TestJobsAreNotKeptByADatabaseThatVanishes(t *testing.T) {
 	wg.Wait()
 }
 
-// falling passes a login on, and then nothing more to the server while it is
-// silent, who does not learn of it either.
-func falling(tb testing.TB, server string, silent *atomic.Bool) (addr string) {
+// falling is a way to a database that passes a login on, and then nothing more to
+// the server while it is silent, who does not learn of it either.
+func falling(tb testing.TB, url string, silent *atomic.Bool) (through string) {
 	tb.Helper()
+	way := parsed(tb, url)
+	server := way.Host
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		tb.Fatal(err)
@@ -183,5 +182,6 @@ func falling(tb testing.TB, server string, silent *atomic.Bool) (addr string) {
 			go pass(client)
 		}
 	}()
-	return l.Addr().String()
+	way.Host = l.Addr().String()
+	return way.String()
 }
